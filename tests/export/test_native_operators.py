@@ -11,13 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_graphs import array, compare, ints, model_of, node, one
 
-from edge_sdk.errors import ExportError
+from edge_sdk.errors import CheckpointError, ExportError
 from edge_sdk.infer import NativeModel
 from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.fileformat import MOST_USES, write
 from export.native.fuse import fuse
 from export.native.lower import lower
-from export.native.program import ElementFunction, Kind, Program
+from export.native.program import (
+    Cell,
+    ElementFunction,
+    Kind,
+    Operation,
+    Program,
+    Shape,
+    Weight,
+)
 from export.native.rules.resize import resize_matrix
 from export.runtime import open_session, predict
 
@@ -225,6 +233,44 @@ def test_a_recurrence_equals_onnxruntimes(kind: str, ways: str) -> None:
     reset = {"linear_before_reset": 1} if kind == "GRU" else {}
     nodes, arrays, shape = recurrent(kind, ways, 1 if ways[0] == "r" else 6, **reset)
     compare(model_of(nodes, arrays, shape), shape)
+
+
+@pytest.mark.parametrize("given", ["forward", "reverse", "bidirectional", "computed"])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
+def test_a_recurrence_from_a_first_state_equals_onnxruntimes(
+    kind: str, given: str
+) -> None:
+    reset = {"linear_before_reset": 1} if kind == "GRU" else {}
+    ways = "forward" if given == "computed" else given
+    nodes, arrays, shape = recurrent(kind, ways, size=12, **reset)
+    arrays["h"] = array(*arrays["h"].shape)
+    if kind == "LSTM":
+        nodes[1].input.append("c")
+        arrays["c"] = array(*arrays["h"].shape)
+    if given == "computed":
+        nodes.insert(0, node("ReduceMax", ["input", "steps"], ["h"], keepdims=1))
+        arrays["steps"] = ints(1)
+        del arrays["h"]
+    compare(model_of(nodes, arrays, shape), shape)
+
+
+def test_an_lstm_with_one_first_state_of_two_is_refused() -> None:
+    nodes, arrays, shape = recurrent("LSTM")
+    arrays["h"] += 1
+    with pytest.raises(ExportError, match="give both"):
+        lower(model_of(nodes, arrays, shape))
+
+
+def test_a_first_state_that_does_not_fit_is_no_file() -> None:
+    weights = (Weight("r", array(8, 2), np.zeros(8, np.float32)),)
+    shapes = Shape(5, 1, 8), Shape(1, 1, 8), Shape(5, 1, 2)
+    operations = (
+        Operation(Kind.TAKE, 0, 1),
+        Operation(Kind.RECURRENT, 0, 2, 1, weight=0, extra=int(Cell.LSTM)),
+    )
+    content = write(Program(shapes, operations, weights, 2), {})
+    with pytest.raises(CheckpointError, match="first state"):
+        NativeModel(content)
 
 
 @pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
@@ -480,7 +526,7 @@ def test_a_layer_that_runs_several_times_is_stored_once() -> None:
             "257 images that a reshape",
         ),
         (recurrent("GRU"), "resets before the recurrent matrix"),
-        (recurrent("LSTM", clip=1.0), "leave h0 out"),
+        (recurrent("LSTM", clip=1.0), "is not torch's"),
         (one("HardSwishh", IMAGE), "HardSwish"),
         (one("ArgMax", ROWS, select_last_index=1), "the last of equal values"),
     ],

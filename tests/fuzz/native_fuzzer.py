@@ -213,6 +213,7 @@ def _programs() -> dict[str, Program]:
         "table": _table(1.0),
         "pruned table": _table(0.3),
         "sorted": _sorted(),
+        "first state": _first_state(),
     }
 
 
@@ -232,6 +233,17 @@ def _sorted() -> Program:
         for at, order in enumerate(Order)
     )
     return Program(shapes, operations, (), 4)
+
+
+def _first_state() -> Program:
+    """An LSTM from a state and a cell that are computed."""
+    shapes = Shape(5, 1, 16), Shape(2, 1, 16), Shape(2, 1, 4), Shape(5, 1, 4)
+    operations = (
+        Operation(Kind.TAKE, 0, 1),
+        Operation(Kind.CROP, 1, 2),
+        Operation(Kind.RECURRENT, 0, 3, 2, weight=0, extra=int(Cell.LSTM)),
+    )
+    return Program(shapes, operations, (matrix(16, 4, 0.5),), 3)
 
 
 def _values() -> Program:

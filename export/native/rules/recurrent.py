@@ -36,7 +36,8 @@ def _recurrent(low: Lowering, node: onnx.NodeProto) -> None:
         back = reverse or way == 1
         bias = np.zeros(2 * weights.shape[1]) if biases is None else biases[way]
         parts = weights[way], states[way], bias
-        made.append(_one_way(low, node, parts, cell, back=back))
+        first = _first_state(low, node, way)
+        made.append(_one_way(low, node, parts, cell, first, back=back))
     _give(low, node, made, steps, reverse=reverse)
 
 
@@ -44,10 +45,8 @@ def _cell(low: Lowering, node: onnx.NodeProto) -> Cell:
     """The node's cell; refuses those that torch has not."""
     ways = 2 if attribute(node, "direction", b"forward") == b"bidirectional" else 1
     plain = not attribute(node, "layout", 0) and attribute(node, "clip", None) is None
-    given = [name for name in node.input[4:] if name]
-    zeros = all(
-        name in low.constants and not low.constants[name].any() for name in given
-    )
+    # Lengths, or a look at the cell's state: nothing of torch's.
+    others = any((*node.input[4:5], *node.input[7:]))
     functions = list(attribute(node, "activations", None) or [])
     if node.op_type == "RNN":
         kind = functions[0] if functions else b"Tanh"
@@ -58,13 +57,36 @@ def _cell(low: Lowering, node: onnx.NodeProto) -> Cell:
         usual = functions in ([], _USUAL[node.op_type] * ways)
     if cell is Cell.GRU and not attribute(node, "linear_before_reset", 0):
         raise low.refused(node, "resets before the recurrent matrix, unlike torch's")
-    if not plain or not zeros or not usual or cell is None:
-        raise low.refused(
-            node, "is not torch's with a state of zeros at first: leave h0 out"
-        )
+    if not plain or others or not usual or cell is None:
+        raise low.refused(node, "is not torch's")
     if any(node.output[2:]):
         raise low.refused(node, "gives its last cell state: return outputs alone")
     return cell
+
+
+def _first_state(low: Lowering, node: onnx.NodeProto, way: int) -> int:
+    """The buffer of one way's first state, and of an LSTM's first cell; -1: zeros."""
+    given = [*node.input[5:7], "", ""][: 2 if node.op_type == "LSTM" else 1]
+    if not any(name and not _zeros(low, name) for name in given):
+        return -1
+    parts = []
+    for name in given:
+        if not name:
+            raise low.refused(node, "has one of two first states: give both")
+        ways, _, hidden = low.full(name)
+        source = low.view(node, name, Shape(ways, 1, hidden))
+        part = low.anonymous(Shape(1, 1, hidden))
+        parts.append(low.emit(Operation(Kind.TAKE, source, part, extra=way)))
+    if len(parts) == 1:
+        return parts[0]
+    both = low.anonymous(Shape(2, 1, low.shapes[parts[0]].width))
+    for at, part in enumerate(parts):
+        low.emit(Operation(Kind.PLACE, part, both, extra=at))
+    return both
+
+
+def _zeros(low: Lowering, name: str) -> bool:
+    return name in low.constants and not low.constants[name].any()
 
 
 def _one_way(
@@ -72,6 +94,7 @@ def _one_way(
     node: onnx.NodeProto,
     parts: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
     cell: Cell,
+    first: int,
     *,
     back: bool,
 ) -> int:
@@ -95,7 +118,7 @@ def _one_way(
     out = low.anonymous(Shape(steps, 1, hidden))
     extra = int(cell) + 16 * back
     return low.emit(
-        Operation(Kind.RECURRENT, given, out, weight=recurrent, extra=extra)
+        Operation(Kind.RECURRENT, given, out, first, weight=recurrent, extra=extra)
     )
 
 

@@ -201,7 +201,7 @@ void check_op(const Program& p, const OpRecord& o) {
   need(known(o.in, buffers) && known(o.out, buffers), "buffer");
   need(o.in2 == -1 || known(o.in2, buffers), "second buffer");
   need(o.in2 == -1 || o.kind == kConv || o.kind == kLinear || o.kind == kAdd ||
-           element_paired(o.kind),
+           element_paired(o.kind) || o.kind == kRecurrent,
        "a second buffer that nothing reads");
   need(weighted(o) ? known(o.weight, p.weights.size()) : o.weight == -1, "weight");
   need(o.low <= o.high, "clip");

@@ -54,14 +54,18 @@ void check_transpose(const OpRecord& o, const Buffer& in, const Buffer& out) {
        "transposed shape");
 }
 
-void check_recurrent(const OpRecord& o, const Buffer& in, const Buffer& out,
-                     const Weight& w) {
+void check_recurrent(const OpRecord& o, const Buffer& in, const Buffer& second,
+                     const Buffer& out, const Weight& w) {
   fits(o.extra >= 0 && o.extra / 16 <= 1 && o.extra % 16 <= kRnnRelu, "cell");
   fits(in.channels == out.channels && in.height == 1 && out.height == 1 &&
            int64_t{out.width} * kGates[o.extra % 16] == in.width,
        "gates");
   fits(w.rows == in.width && w.columns == out.width && w.encoding != kGroups,
        "recurrent weight");
+  const int32_t states = o.extra % 16 == kLstm ? 2 : 1;
+  fits(o.in2 < 0 ||
+           (second.channels == states && second.height == 1 && second.width == out.width),
+       "first state");
 }
 
 void check_look_up(const Buffer& in, const Buffer& out, const Weight& w) {
@@ -74,7 +78,7 @@ void check_look_up(const Buffer& in, const Buffer& out, const Weight& w) {
 
 void check_element(const OpRecord& o, const Buffer& in, const Buffer& second,
                    const Buffer& out, const Weight& w) {
-  if (o.kind == kRecurrent) return check_recurrent(o, in, out, w);
+  if (o.kind == kRecurrent) return check_recurrent(o, in, second, out, w);
   if (o.kind == kLookUp) return check_look_up(in, out, w);
   if (element_weighted(o.kind))
     fits(w.columns == 1 && w.encoding == kRows && !w.values.scale &&

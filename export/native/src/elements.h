@@ -24,7 +24,8 @@ enum ElementKind : int32_t {
   kColumnAffine = 23, // per column: weight (width x 1) times in, plus bias
   kReduceRow = 24,    // along the width; extra = Reduction
   kRecurrent = 25,    // in: gates of each step (a channel), weight: the state's part of
-                      // them; extra = Cell + 16 where the last step is the first
+                      // them; extra = Cell + 16 where the last step is the first; in2 or -1:
+                      // the first state, and of an LSTM the first cell as second channel
   kLookUp = 26,       // row in[c] of the weight, as channel c; not a number where it has none
   kSortRow = 27,      // the first out.width values of each row in order; extra = Order
 };

@@ -28,6 +28,12 @@ void run_recurrent(const Model& model, const Op& op, const Workspace& space) {
   float* s = c + (n + 15) / 16 * 16;
   std::fill_n(h, n, 0.0f);
   std::fill_n(c, n, 0.0f);
+  if (o.in2 >= 0) {
+    const Buffer& first = model.buffers[o.in2];
+    std::memcpy(h, space.arena + first.offset, n * sizeof(float));
+    if (kind == kLstm)
+      std::memcpy(c, space.arena + first.offset + first.plane(), n * sizeof(float));
+  }
   const Rows rows{w.values, w.gaps, w.start.data(), w.columns, w.bias};
   const WindowPlan& p = op.windows;
   const WindowRows steps_of_rows{p.values.data(), p.index.data(), p.base.data(), p.start.data()};
