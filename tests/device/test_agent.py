@@ -727,6 +727,7 @@ def test_a_device_without_a_task_comes_back_when_the_coordinator_said(
 ) -> None:
     monkeypatch.setitem(loop.NUDGE_S, SessionPhase.IDLE, 0.1)
     boss.hears(Hello)
+    boss.announce("running")  # greeted at once; what is said then is of a known epoch
     boss.tell("pi-1", Wait(700, "no task for you just now"))
     effects = device.agent._session_effects
     until(lambda: effects.hold.back_at > 0.0)
