@@ -228,8 +228,8 @@ def test_a_zombie_device_comes_back_too_late(make: Make) -> None:
     fleet = make(rounds=4)
     weather = fleet.gates["dev-3"].weather
     # It trains in less than it takes to see that it does; its update has three ways
-    # to go before it counts, each so long.
-    weather.latency_s = patience(0.3)
+    # to go before it counts, each so long. More would break a link's three seconds.
+    weather.latency_s = 0.5
     in_phase(fleet, "dev-3", "training round 1")
     weather.hold_up, weather.latency_s = True, 0.0
     in_round(fleet, 2)
