@@ -92,15 +92,15 @@ def test_a_model_without_a_program_trains_by_torch_unless_one_is_asked_for(
     tmp_path: Path,
 ) -> None:
     task = Task(
-        name="median",
-        model=Median,
+        name="products",
+        model=Products,
         loss=F.cross_entropy,
         train_data=lambda _: some(2),
         eval_data=lambda _: some(2),
         input_shape=(16,),
     )
     assert engine_for(task, "auto", some(5), tmp_path) == Engine("torch")
-    with pytest.raises(EngineError, match="median"):
+    with pytest.raises(EngineError, match="cumprod"):
         engine_for(task, "program", some(5), tmp_path)
     assert not [*tmp_path.iterdir()]
     able = replace(task, model=lambda: nn.Linear(16, 4))
@@ -113,15 +113,15 @@ def test_a_model_without_a_program_trains_by_torch_unless_one_is_asked_for(
     assert engine_for(able, "auto", some(5), tmp_path) == found
 
 
-class Median(nn.Module):
-    """No operation of a program."""
+class Products(nn.Module):
+    """Of an operation that no program has."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(16, 4)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.linear(inputs) - inputs.median(dim=1, keepdim=True).values
+        return self.linear(inputs).cumprod(dim=1)
 
 
 VOID = """from functools import partial
