@@ -21,8 +21,8 @@ def advised_densities(
 ) -> dict[float, float]:
     """Density of each board -> density of the model that it deploys best.
 
-    That is the best model of its own density or a lower one; of equal ones the
-    smallest, which costs less. A density without a score keeps its own.
+    That is the best model of a lower density, the smallest of equal ones, where it is
+    better than that of its own. A density without a score keeps its own.
 
     Args:
         scores: Density -> metrics of its model, of one evaluation.
@@ -40,7 +40,8 @@ def advised_densities(
         value = shown.of(scores[density])
         if value is not None and sign * value > best:
             best, top = sign * value, density
-        advised[density] = density if value is None else top
+        better = value is not None and best > sign * value
+        advised[density] = top if better else density
     return advised
 
 

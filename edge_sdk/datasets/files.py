@@ -59,6 +59,8 @@ def array_damage(error: BaseException) -> str:
 
     What is no such file numpy takes for a pickle, and advises to trust it.
     """
+    if str(error).startswith("Object arrays"):
+        return "it holds objects of Python: save arrays of numbers"
     if "pickle" in str(error):
         return "it is no file of arrays (.npy, .npz)"
     named = isinstance(error, KeyError) and error.args  # str() puts it into quotes

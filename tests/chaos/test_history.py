@@ -19,9 +19,10 @@ pytestmark = pytest.mark.broker
 @pytest.fixture(scope="module")
 def history(zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     from chaos.fleet import Fleet
+    from chaos.kinds import PATIENT
 
     folder: Path = tmp_path_factory.mktemp("sound")
-    fleet = Fleet(folder, "mosquitto", zygote, rounds=2)
+    fleet = Fleet(folder, "mosquitto", zygote, rounds=2, options={"waits": PATIENT})
     try:
         fleet.start()
         fleet.wait_end(60)
@@ -45,8 +46,14 @@ def test_a_run_that_needs_no_warm_up_begins_with_round_one(
 ) -> None:
     from chaos.fleet import Fleet
     from chaos.history import check
+    from chaos.kinds import PATIENT
 
-    fleet = Fleet(tmp_path, "mosquitto", zygote, rounds=2, algorithm=algorithm)
+    fleet = Fleet(
+        *(tmp_path, "mosquitto", zygote),
+        rounds=2,
+        algorithm=algorithm,
+        options={"waits": PATIENT},
+    )
     try:
         fleet.start()
         fleet.wait_end()

@@ -17,6 +17,7 @@ WAITS = {
     "coordinator.server.handlers.IDLE_S": 0.5,
     "coordinator.rounds.deadlines.LONGEST_WAIT_S": 5.0,
     "coordinator.rounds.deadlines.FIRST_GRACE_S": 600.0,  # not a fault of this test
+    "coordinator.rounds.deadlines.GRACE_S": 600.0,
 }
 LONGER_S = 5.0 + 1.5
 

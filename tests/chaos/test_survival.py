@@ -279,7 +279,9 @@ def test_a_half_open_partition(make: Make, who: str) -> None:
 
 
 def test_clock_jumps_change_no_decision(make: Make) -> None:
-    fleet = make()
+    from chaos.kinds import PATIENT
+
+    fleet = make(options={"waits": PATIENT})
     for no, days in ((0, -900), (1, 900), (2, -40), (3, 4000)):
         in_round(fleet, no)
         for name in fleet.names:

@@ -267,7 +267,7 @@ def test_a_memory_map_stays_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "why"),
     [
-        ({"inputs": np.array([{}, {}]), "targets": Y[:2]}, "Object arrays"),
+        ({"inputs": np.array([{}, {}]), "targets": Y[:2]}, "holds objects of Python"),
         ({"inputs": X, "targets": np.array(["a"] * 40)}, "targets are text"),
         ({"inputs": X[:0], "targets": Y[:0]}, "no examples"),
         ({"inputs": X, "targets": Y[:3]}, "40 inputs but 3 targets"),

@@ -42,7 +42,9 @@ def render(view: FleetView, width: int, *, height: int | None = None) -> Group:
     most = None if height is None else max(height - 5, 3)
     table = fleet_table(view.devices, view.scores, width, most=most, metric=view.metric)
     below = [] if height is not None else [reasons(view.devices, width)]
-    return Group(head, score_line(view), table, *below)
+    better = deployment_text(view.scores, view.metric) if view.phase == "done" else ""
+    told = [Text(better)] if better else []
+    return Group(head, score_line(view), *told, table, *below)
 
 
 def score_line(view: FleetView) -> Text:
@@ -54,8 +56,6 @@ def score_line(view: FleetView) -> Text:
         for density, metrics in sorted(view.scores.items())
     ]
     line = f"after round {view.scored_round}:  " + "   ".join(parts)
-    if better := deployment_text(view.scores, view.metric):
-        line += f"\n{better}"
     if view.metric is not None:
         told = (
             f"\ntested after round {view.tested_round}, d={density}: "
