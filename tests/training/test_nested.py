@@ -306,7 +306,7 @@ def order_of(density: float) -> TaskOrder:
         rounds=2,
     )
     return order_for(
-        "a", named, epoch=1, round_no=1, density=density,
+        "a", named, epoch=1, round_no=1, place=1, density=density,
         algorithm=ALGORITHMS["flash-edge"], settings=settings, batch_size=4, ttl_s=1.0,
     )  # fmt: skip
 
