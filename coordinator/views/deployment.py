@@ -55,8 +55,8 @@ def deployment_text(scores: Scores, metric: ShownMetric | None = None) -> str:
     shown = metric_of(scores.values(), metric)
     advised = advised_densities(scores, metric)
     words = [
-        f"boards at {own:g} ({shown.text(scores[own])}) deploy the model of "
-        f"{other:g} better ({shown.text(scores[other])})"
+        f"the model of {other:g} ({shown.text(scores[other])}) serves boards at "
+        f"{own:g} better than their own ({shown.text(scores[own])})"
         for own, other in advised.items()
         if other != own
     ]

@@ -46,9 +46,10 @@ def test_nobody_is_told_to_deploy_a_larger_or_a_worse_model(scores, higher) -> N
 def test_the_words_name_both_models_and_their_scores() -> None:
     scores = {0.05: {"accuracy": 0.42}, 0.1: {"accuracy": 0.41}, 0.2: {"accuracy": 0.5}}
     assert deployment_text(scores) == (
-        "boards at 0.1 (41.00 %) deploy the model of 0.05 better (42.00 %)"
+        "the model of 0.05 (42.00 %) serves boards at 0.1 better than their own "
+        "(41.00 %)"
     )
     assert deployment_text({0.1: {"loss": 2.0}, 0.2: {"loss": 2.5}}) == (
-        "boards at 0.2 (2.5) deploy the model of 0.1 better (2)"
+        "the model of 0.1 (2) serves boards at 0.2 better than their own (2.5)"
     )
     assert deployment_text({}) == ""

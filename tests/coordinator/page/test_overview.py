@@ -170,7 +170,7 @@ def test_the_model_that_scores_best_is_exported_and_whose_boards_it_serves(
         return found["say"], found["commands"][0]["command"]
 
     say, command = step({str(d): {"accuracy": (d == low) / 2} for d in densities})
-    assert f"boards at {top:g} (0.00 %) deploy the model of {low:g} better" in say
+    assert f"the model of {low:g} (50.00 %) serves boards at {top:g} better" in say
     assert f"density-{low:g}.safetensors" in command
     say, command = step({str(d): {"accuracy": d} for d in densities})
     assert "By the last scores" not in say
