@@ -10,10 +10,12 @@ import torch.nn.functional as F  # noqa: N812
 from beside_torch import Case, mask_of, three_steps
 from torch import nn
 
+from edge_sdk.program.capture import capture
+from edge_sdk.program.capture.compare import compare
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.layers import layers_of
 
-__all__ = ["N", "Plain", "classes", "copies", "error_of", "tokens"]
+__all__ = ["N", "Plain", "classes", "copies", "error_of", "error_on_more", "tokens"]
 
 N = 7
 
@@ -53,3 +55,11 @@ def error_of(make: Callable[[], Case], dense: Collection[str] = ()) -> float:
     patterns = mask_of(case.model, 0.5)
     mask = Mask({name: patterns[name] for name in patterns if name in names})
     return three_steps(case, mask, "momentum")
+
+
+def error_on_more(make: Callable[[], Case]) -> float:
+    """The error of a program on all examples, captured on the first three."""
+    torch.manual_seed(3)
+    case = make()
+    program = capture(case.model, case.loss, case.inputs[:3], case.targets[:3])
+    return compare(program, case.model, case.loss, case.inputs, case.targets)

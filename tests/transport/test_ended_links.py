@@ -215,6 +215,18 @@ def test_a_transport_closed_by_its_own_link_callback_ends(tmp_path: Path) -> Non
     assert said == [True, False]
 
 
+def two_links(
+    address: Address,
+) -> tuple[queue.Queue[ReceivedMessage], MqttTransport, MqttTransport]:
+    """What the first of two links hears, and both."""
+    heard: queue.Queue[ReceivedMessage] = queue.Queue()
+    other, ours = (
+        MqttTransport(address, name, take, lambda _: None, wait_s=WAIT_S)
+        for name, take in (("other", heard.put), ("ours", lambda _: None))
+    )
+    return heard, other, ours
+
+
 def test_what_is_said_last_arrives_though_the_broker_has_more_to_say(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -222,11 +234,7 @@ def test_what_is_said_last_arrives_though_the_broker_has_more_to_say(
     """A closed socket answers by a reset, and the broker drops what it has not read."""
     monkeypatch.setattr(paho_client, "LEAVE_S", WAIT_S)
     with open_broker(None, tmp_path / "broker", kind="mosquitto") as broker:
-        heard: queue.Queue[ReceivedMessage] = queue.Queue()
-        other, ours = (
-            MqttTransport(broker.address, name, take, lambda _: None, wait_s=WAIT_S)
-            for name, take in (("other", heard.put), ("ours", lambda _: None))
-        )
+        heard, other, ours = two_links(broker.address)
         other.subscribe("last", "mark")
         for no in range(50):
             other.publish(f"kept/{no}", bytes(5_000), retain=True)
@@ -253,11 +261,7 @@ def test_what_waits_for_a_brokers_answers_is_sent_before_the_end(
     """A broker takes so many messages at once; paho drops the others at the end."""
     monkeypatch.setattr(paho_client, "LEAVE_S", WAIT_S)
     with open_broker(None, tmp_path / "broker", kind="mosquitto") as broker:
-        heard: queue.Queue[ReceivedMessage] = queue.Queue()
-        other, ours = (
-            MqttTransport(broker.address, name, take, lambda _: None, wait_s=WAIT_S)
-            for name, take in (("other", heard.put), ("ours", lambda _: None))
-        )
+        heard, other, ours = two_links(broker.address)
         other.subscribe("said/+", "mark")
         other.publish("mark", b"")
         heard.get(timeout=WAIT_S)  # it is subscribed
