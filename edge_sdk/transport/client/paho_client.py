@@ -32,17 +32,16 @@ from edge_sdk.transport.client.packets import (
     body_of,
     published,
 )
-from edge_sdk.transport.client.sockets import connected, leave
+from edge_sdk.transport.client.sockets import READ, connected, leave
 from edge_sdk.transport.client.waker import Waker
+from edge_sdk.transport.limits.pacing import SMALL
 
 __all__ = ["MAX_INCOMING", "Client"]
 
 log = logging.getLogger(__name__)
 
 MAX_INCOMING = 128 * 1024  # bytes of a packet; ours are smaller
-READ = 256 * 1024  # bytes; four chunks
 LEAVE_S = 2.0  # for a broker to take what we said last, and to close a link we end
-SMALL = 8 * 1024  # bytes; a goodbye and receipts, but no chunk of a model
 UNSPECIFIED = 0x80
 CONNACK, DISCONNECT = 0x20, 0xE0  # first bytes
 SUCCESS = ReasonCode(PacketTypes.PUBACK)

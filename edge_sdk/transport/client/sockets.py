@@ -16,9 +16,9 @@ from edge_sdk.transport.client.web_socket import WebSocket
 from edge_sdk.transport.proxy import dial
 from edge_sdk.transport.tcp import cut_after
 
-__all__ = ["connected", "leave", "secured"]
+__all__ = ["READ", "connected", "leave", "secured"]
 
-READ = 256 * 1024  # bytes
+READ = 256 * 1024  # bytes; four chunks
 
 
 def connected(

@@ -11,7 +11,7 @@ from typing import Protocol
 from edge_sdk.transport.base import OutgoingMessage
 from edge_sdk.transport.limits.values import BrokerLimits
 
-__all__ = ["PacedSender", "SendQueue"]
+__all__ = ["SMALL", "PacedSender", "SendQueue"]
 
 log = logging.getLogger(__name__)
 
