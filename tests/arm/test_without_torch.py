@@ -90,7 +90,7 @@ def test_programs_of_every_family_give_the_gradients_of_the_host(
 ) -> None:
     """Each operation of the programs' own tests, on NEON beside this machine's."""
     from beside_torch import loaded, mask_of
-    from fuzz.program_fuzzer import cases
+    from fuzz.program_cases import cases
 
     from edge_sdk.program.capture import capture
     from edge_sdk.program.file import pack_program

@@ -2,9 +2,10 @@
 
 Plans of real models are mutated word by word, opened and run; parameters and batches
 lie in memory of exactly the size that was told. `make fuzz-program` takes a million
-mutants of each model's plan.
+mutants of each family's plans and of each small model's.
 
     PYTHONPATH=tests python tests/fuzz/program_fuzzer.py --mutants 1000000 --seed 1
+    PYTHONPATH=tests python tests/fuzz/program_fuzzer.py --families gru vit
 """
 
 from __future__ import annotations
@@ -14,18 +15,16 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812
-from beside_torch import Case
 from compiled import compiled
-from torch import nn
+from fuzz.program_cases import SAMPLES, cases
+from fuzz.program_families import FAMILIES
 
 from edge_sdk.kernels.build import SOURCES, find_compiler, this_machine
 from edge_sdk.kernels.library import kernels
@@ -44,7 +43,6 @@ FLAGS = (
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     *(["-msse4.1"] if this_machine() == "x86_64" else []),
 )
-SAMPLES = 5
 
 
 def tool() -> Path:
@@ -96,154 +94,17 @@ def _run(call: list[str]) -> None:
 # --------------------------------------------------------------------------- seeds
 
 
-def cases() -> dict[str, Case]:
-    """Small models that together have every operation."""
-    torch.manual_seed(0)
-    labels = torch.randint(0, 2, (SAMPLES,))
-    image = nn.Sequential(
-        *(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(4, 4, 3, 2, groups=2), nn.GroupNorm(2, 4)),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
-    )
-    tokens = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Flatten(), nn.Linear(18, 4))
-    thin = nn.Sequential(
-        *(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.ReLU6()),
-        *(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.ReLU6()),
-        *(nn.Upsample(scale_factor=2), nn.ConvTranspose2d(4, 2, 2, 2), nn.AvgPool2d(2)),
-        *(nn.Flatten(), nn.Linear(128, 3)),
-    )
-    return {
-        "image": Case(image, torch.randn(SAMPLES, 2, 8, 8), labels),
-        "thin": Case(thin, torch.randn(SAMPLES, 2, 4, 4), labels),
-        "recurrent": Case(_Recurrent(), torch.randint(0, 2, (SAMPLES, 4)), labels),
-        "states": Case(_States(), torch.randn(SAMPLES, 3, 4), labels),
-        "masked": Case(_Masked(), torch.randint(0, 4, (SAMPLES, 3)), labels, _terms),
-        "video": Case(_video(), torch.randn(SAMPLES, 1, 3, 4, 4), labels, _weighted),
-        "block": Case(_Block(), torch.randn(SAMPLES, 3, 8), labels),
-        "heads": Case(
-            _Heads(), torch.randn(SAMPLES, 2, 4), torch.rand(SAMPLES, 3), _two
-        ),
-        "views": Case(
-            nn.Linear(4, 6), torch.randn(SAMPLES, 4), torch.randn(SAMPLES, 6), _views
-        ),
-        "tokens": Case(
-            tokens, torch.randn(SAMPLES, 3, 4), torch.randn(SAMPLES, 4), F.mse_loss
-        ),
-    }
-
-
-class _Recurrent(nn.Module):
-    """Tokens through a GRU and an LSTM."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(5, 4)
-        self.gru = nn.GRU(4, 4, batch_first=True)
-        self.lstm, self.head = nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y, _ = self.gru(self.embedding(x))
-        y, _ = self.lstm(y)
-        found: torch.Tensor = self.head(y[:, -1])
-        return found
-
-
-class _States(nn.Module):
-    """An LSTM's last states begin another one; one weight is used twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = (nn.LSTM(4, 4, batch_first=True) for _ in range(2))
-        self.head = nn.Linear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y, states = self.one(F.linear(self.head(x), self.head.weight.t()))
-        found: torch.Tensor = self.head(self.two(y, states)[0][:, -1])
-        return found
-
-
-class _Block(nn.Module):
-    """A transformer's block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.qkv = nn.LayerNorm(8), nn.Linear(8, 24)
-        self.out, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
-        q, k, v = (t.reshape(len(x), 3, 2, 4).transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + F.gelu(self.out(y))
-        found: torch.Tensor = self.head(x.mean(1))
-        return found
-
-
-class _Masked(nn.Module):
-    """Attention that sees no padding, by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.head = nn.Embedding(4, 4), nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.embedding(x)
-        scores = y @ y.transpose(1, 2)
-        scores = scores.masked_fill((x == 0).unsqueeze(1), -9.0)
-        y = F.elu(scores.softmax(-1) @ y) + F.mish(F.softplus(y))
-        y = y / (y.norm(dim=-1, keepdim=True) + 1) + y.exp().clamp(max=3).log1p().abs()
-        found: torch.Tensor = self.head(y.amax(1)) ** 1.0
-        return found
-
-
-class _Heads(nn.Module):
-    """Two predictions; a computed weight, rounding, waves, and categories as floats."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        norm = nn.utils.parametrizations.weight_norm
-        self.conv, self.kind = norm(nn.Conv1d(2, 4, 2)), nn.Embedding(3, 4)
-        self.one, self.two = nn.Linear(4, 3), nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        y = self.conv(x).mean(-1) + self.kind(x[:, 0, 0].abs().clamp(max=2).long())
-        y = torch.sin(y) + torch.erf(y) * torch.cos(y)
-        y = y + (y.round() - y.floor()).detach()
-        return self.one(y), self.two(y)
-
-
-def _two(out: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor) -> torch.Tensor:
-    kind = (2 * y[:, 0]).abs().clamp(max=2).long().unsqueeze(1)
-    return 1 - out[0].softmax(1).gather(1, kind).mean() + F.mse_loss(out[1], y[:, 1:])
-
-
-def _views(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Each half's partner among the batch, and a root of the mean square."""
-    z, own = torch.cat([x[:, :3], x[:, 3:]]), torch.arange(2 * len(x))
-    alike = (z @ z.t()).masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
-    apart = F.mse_loss(torch.atan(x), y).sqrt()
-    return F.cross_entropy(alike, own.roll(len(x))) + apart
-
-
-def _video() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv3d(1, 2, 2), nn.ReLU(), nn.AvgPool3d(2, 1), nn.Flatten()),
-        nn.Linear(8, 3),
-    )
-
-
-def _weighted(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(x, y, weight=torch.tensor([1.0, 2.0, 3.0]))
-
-
-def _terms(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(x, y) + 0.1 * (x**2).mean()
-
-
-def seed_files() -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each seed: plain and fused, training and evaluation."""
+def small_programs() -> Iterator[tuple[str, TrainingProgram]]:
+    """(name, program) of each of the small models."""
     for name, case in cases().items():
-        plain = capture(case.model, case.loss, case.inputs, case.targets)
+        yield name, capture(case.model, case.loss, case.inputs, case.targets)
+
+
+def seed_files(
+    programs: Iterable[tuple[str, TrainingProgram]],
+) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of each seed: plain and fused, training and evaluation."""
+    for name, plain in programs:
         fused = replace(
             plain,
             training=optimized(plain.training),
@@ -279,10 +140,12 @@ def _seed(program: TrainingProgram, *, train: bool) -> bytes:
     return np.array([*out, *plan_words.tolist()], np.int64).tobytes()
 
 
-def write_seeds(folder: Path) -> list[Path]:
-    """Writes every seed file; returns their paths."""
+def write_seeds(
+    folder: Path, programs: Iterable[tuple[str, TrainingProgram]]
+) -> list[Path]:
+    """Writes every seed file of programs; returns their paths."""
     paths = []
-    for name, content in seed_files():
+    for name, content in seed_files(programs):
         paths.append(folder / f"{name}.plan")
         paths[-1].write_bytes(content)
     return paths
@@ -307,11 +170,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutants", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--families", nargs="*", choices=FAMILIES, help="these families' plans alone"
+    )
     options = parser.parse_args()
+    names = FAMILIES if options.families is None else options.families
+    found = 0
+    if options.families is None:
+        small = list(small_programs())
+        found |= _report(
+            "small models", small, len(small) * options.mutants, options.seed
+        )
+    for name in names or FAMILIES:
+        own = [(name, FAMILIES[name].program())]
+        found |= _report(name, own, options.mutants, options.seed)
+    return found
+
+
+def _report(
+    name: str, programs: list[tuple[str, TrainingProgram]], mutants: int, seed: int
+) -> int:
+    """Fuzzes programs, says what came of it in a line; 1 if there was a finding."""
     with tempfile.TemporaryDirectory() as folder:
-        count = len(write_seeds(Path(folder)))
-        figures = fuzz(Path(folder), mutants=count * options.mutants, seed=options.seed)
-    sys.stdout.write(json.dumps(figures) + "\n")
+        write_seeds(Path(folder), programs)
+        figures = fuzz(Path(folder), mutants=mutants, seed=seed)
+    sys.stdout.write(json.dumps({"family": name, **figures}) + "\n")
+    sys.stdout.flush()
     return int("finding" in figures)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from beside_torch import Case, loaded, mask_of, relative_error
-from fuzz.program_fuzzer import cases
+from fuzz.program_cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
