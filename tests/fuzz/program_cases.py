@@ -42,6 +42,7 @@ def cases() -> dict[str, Case]:
         "views": Case(
             nn.Linear(4, 6), torch.randn(SAMPLES, 4), torch.randn(SAMPLES, 6), _views
         ),
+        "drawn": Case(nn.Linear(4, 6), torch.randn(SAMPLES, 4), labels, _drawn),
         "tokens": Case(
             tokens, torch.randn(SAMPLES, 3, 4), torch.randn(SAMPLES, 4), F.mse_loss
         ),
@@ -139,6 +140,12 @@ def _views(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     alike = (z @ z.t()).masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
     apart = F.mse_loss(torch.atan(x), y).sqrt()
     return F.cross_entropy(alike, own.roll(len(x))) + apart
+
+
+def _drawn(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Random numbers, each kind."""
+    z = x[:, :3] + torch.randn_like(x[:, 3:]) * torch.exp(x[:, 3:])
+    return F.cross_entropy(z + torch.empty_like(z).exponential_().log(), y)
 
 
 def _video() -> nn.Module:

@@ -396,3 +396,25 @@ def test_dropout_keeps_all_or_nothing_at_the_ends(p: float) -> None:
 def test_a_probability_that_is_none_is_refused(p: float) -> None:
     x = torch.zeros(1, 4, 4)
     assert code_of("fe_dropout", DropoutArguments(4, 1, 1, 0, 4, 0, p), x, x) == 1
+
+
+def evenly(samples: int, elements: int, lanes: int, key: int, threads: int = 1,
+           *, spread: float = 1.0, first: int = 0) -> torch.Tensor:  # fmt: skip
+    """Even values of (samples, elements)."""
+    packed = pack(torch.full((samples, elements), math.nan), lanes)
+    d = DropoutArguments(lanes, len(packed), threads, first, elements, key, spread)
+    call("fe_uniform", d, packed)
+    return unpack(packed, samples)
+
+
+def test_even_values_are_of_the_generator_for_any_lanes_and_threads() -> None:
+    pi, key = (0x13198A2E, 0x03707344), 0x0370734413198A2E
+    one = evenly(5, 7, 4, key)
+    for sample in range(5):
+        for element in range(7):
+            word = threefry(pi, (element // 2, sample))[element % 2]
+            assert float(one[sample, element]) == ((word >> 9) + 0.5) / 2**23
+    for lanes, threads in ((4, 2), (8, 1), (16, 4)):
+        assert torch.equal(evenly(5, 7, lanes, key, threads), one)
+    assert torch.equal(evenly(1, 7, 4, key, first=3), one[3:4])
+    assert torch.equal(evenly(5, 7, 4, key, spread=0.0), torch.full((5, 7), 0.5))

@@ -21,14 +21,6 @@ from edge_sdk.sparse import Mask
 pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels")
 
 
-def variational() -> Case:
-    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
-        mean, spread = m.encode(x).chunk(2, 1)
-        return m.decode(mean + torch.randn_like(mean) * (0.5 * spread).exp())
-
-    return copies(Plain(run, encode=nn.Linear(8, 6), decode=nn.Linear(3, 8)), 8)
-
-
 def smoothed() -> Case:
     case = classes(nn.Sequential(nn.Linear(6, 8), nn.Mish(), nn.Linear(8, 4)), 6)
     loss = nn.CrossEntropyLoss(label_smoothing=0.1)
@@ -249,11 +241,6 @@ def test_predictions_of_another_form_are_refused_in_words(
     model = Plain(lambda m, x: give(m.layer(x)), layer=nn.Linear(4, 3))
     with pytest.raises(EngineError, match="neither a tensor of the batch, nor a tuple"):
         capture(model, loss, torch.randn(N, 4), torch.arange(N) % 3)
-
-
-def test_random_numbers_other_than_dropout_are_refused_by_name() -> None:
-    with pytest.raises(EngineError, match=r"the model: randn_like.*no such operation"):
-        error_of(variational)
 
 
 WRONG: dict[str, tuple[Callable[..., Any], str]] = {

@@ -1,4 +1,6 @@
 // Rows of activations, of sums and products with broadcasting, and of dropout.
+#include <algorithm>
+
 #include "fe_elementwise.h"
 #include "program.h"
 
@@ -100,13 +102,26 @@ bool dropout_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
   s.in = s.out = {product({at.ints[0]})};
   return at.ints[0] <= (int64_t)1 << 32;
 }
+FeDropout drawn(const Call& c) {
+  return {c.lanes, c.blocks, c.threads, (uint32_t)c.first, c.at.ints[0],
+          c.dropout_key(c.at.ints[1]), c.r(0)};
+}
 int drop(const Call& c, const real* x, real* y) {
-  const FeDropout d{c.lanes, c.blocks, c.threads, (uint32_t)c.first, c.at.ints[0],
-                    c.dropout_key(c.at.ints[1]), c.r(0)};
+  const FeDropout d = drawn(c);
   return y ? fe_dropout(&d, x, y) : (int)FE_OK;
 }
 int dropout_forward(const Call& c) { return drop(c, c.in(0), c.out(0)); }
 int dropout_backward(const Call& c) { return drop(c, c.d_out(0), c.d_in(0)); }
+
+// As dropout's, but nothing of the input is read: values of its shape, without a gradient.
+int uniform_forward(const Call& c) {
+  const FeDropout d = drawn(c);
+  return fe_uniform(&d, c.out(0));
+}
+int uniform_backward(const Call& c) {
+  if (c.d_in(0)) std::fill_n(c.d_in(0), c.at.ints[0] * c.blocks * c.lanes, real(0));
+  return FE_OK;
+}
 
 }  // namespace
 
@@ -147,6 +162,7 @@ const Row kActivationRows[] = {
     binary<FE_SUBTRACT, true>("subtract_parameter"),
     binary<FE_MULTIPLY, true>("multiply_parameter"),
     {"dropout", 2, 1, dropout_sizes, dropout_forward, dropout_backward},
+    {"uniform", 2, 1, dropout_sizes, uniform_forward, uniform_backward},
     {}};
 
 }  // namespace fe

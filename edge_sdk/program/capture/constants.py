@@ -14,7 +14,10 @@ from edge_sdk.program.graph import Constant
 __all__ = ["Constants"]
 
 # Their result has the shape of what they are given, and nothing else of it.
-_SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+_SHAPED = (
+    *("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"),
+    *("empty_like", "new_empty"),
+)
 # What stands for minus infinity: a sum with it stays finite, its exponential is zero.
 _LARGE = 1e30
 

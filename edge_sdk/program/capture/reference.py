@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.overrides import TorchFunctionMode
+
+from edge_sdk.program.capture.chance import Middles, NoDropout
 
 __all__ = [
     "STEPS",
@@ -31,7 +32,6 @@ Array = NDArray[Any]
 STEPS = 3
 _RATE = 0.01
 _FURTHEST = 0.01  # of the weights' norm, that the first step may go
-_DROPOUT_P = 4  # its place among attention's arguments
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +97,7 @@ def torch_steps(
     rate = 0.0
     for _ in range(steps):
         own.zero_grad()
-        with _NoDropout():
+        with NoDropout(), Middles():  # type: ignore[no-untyped-call]
             result = loss(own(inputs), targets)
         result.backward()  # type: ignore[no-untyped-call]
         rate = rate or _rate(trained)
@@ -150,22 +150,3 @@ def _rate(trained: dict[str, nn.Parameter]) -> float:
     )
     furthest = _FURTHEST * weight / (math.sqrt(gradient) + 1e-30)
     return min(_RATE, furthest)
-
-
-class _NoDropout(TorchFunctionMode):
-    """Calls of dropout and of attention within it keep every value."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """The function's result, its probability of dropping replaced by zero."""
-        del types
-        name, named = getattr(func, "__name__", ""), dict(kwargs or {})
-        if name in {"dropout", "dropout_", "feature_dropout"}:
-            named = {k: v for k, v in named.items() if k != "p"}
-            return func(args[0], 0.0, *args[2:], **named)
-        if name == "scaled_dot_product_attention" and len(args) > _DROPOUT_P:
-            args = (*args[:_DROPOUT_P], 0.0, *args[_DROPOUT_P + 1 :])
-        elif name == "scaled_dot_product_attention":
-            named["dropout_p"] = 0.0
-        return func(*args, **named)

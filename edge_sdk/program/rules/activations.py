@@ -138,4 +138,12 @@ RULES: Final[dict[str, Rule]] = {
         shapes=_first,
         arguments=lambda call: (*_size(call), call.ints["number"]),
     ),
+    "uniform": Rule(  # of its input only the shape counts
+        inputs=(1, 1),
+        ints=("number",),
+        reals=("spread",),
+        shapes=_first,
+        arguments=lambda call: (*_size(call), call.ints["number"]),
+        flat=True,
+    ),
 }

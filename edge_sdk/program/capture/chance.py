@@ -1,0 +1,67 @@
+"""torch without chance, for a comparison: nothing is dropped, no number is random."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from edge_sdk.program.capture.rows.random import MIDDLE_OF_NORMAL
+
+__all__ = ["Middles", "NoDropout"]
+
+_HALF = 0.5
+_RANDOM = frozenset(
+    {
+        *("bernoulli", "exponential", "normal", "uniform"),
+        *("rand", "rand_like", "randn", "randn_like"),
+    }
+)
+_DROPOUT_P = 4  # its place among attention's arguments
+
+
+class NoDropout(TorchFunctionMode):
+    """Calls of dropout and of attention within it keep every value."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """The function's result, its probability of dropping replaced by zero."""
+        del types
+        name, named = getattr(func, "__name__", ""), dict(kwargs or {})
+        if name in {"dropout", "dropout_", "feature_dropout"}:
+            named = {k: v for k, v in named.items() if k != "p"}
+            return func(args[0], 0.0, *args[2:], **named)
+        if name == "scaled_dot_product_attention" and len(args) > _DROPOUT_P:
+            args = (*args[:_DROPOUT_P], 0.0, *args[_DROPOUT_P + 1 :])
+        elif name == "scaled_dot_product_attention":
+            named["dropout_p"] = 0.0
+        return func(*args, **named)
+
+
+class Middles(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Each random number is the one of even draws of 1/2."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """The call's result, its random numbers replaced."""
+        del types
+        found, name = func(*args, **(kwargs or {})), func._opname.rstrip("_")  # noqa: SLF001
+        if name not in _RANDOM:
+            return found
+        names = (argument.name for argument in func._schema.arguments)  # noqa: SLF001
+        named = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+        match name:
+            case "bernoulli":
+                value = torch.as_tensor(named.get("p", named["self"])) > _HALF
+            case "rand" | "rand_like" | "uniform":
+                value = (named.get("from", 0.0) + named.get("to", 1.0)) / 2
+            case "exponential":
+                value = math.log(2) / named.get("lambd", 1.0)
+            case _:
+                value = named.get("std", 1.0) * MIDDLE_OF_NORMAL + named.get("mean", 0)
+        return found.copy_(torch.as_tensor(value))
