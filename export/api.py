@@ -28,6 +28,7 @@ from export.report import Report
 if TYPE_CHECKING:
     from torch import nn
 
+    from export.modules.shapes import InputShape
     from export.rebuild import Source
 
 __all__ = [
@@ -122,7 +123,7 @@ def build(
     *,
     format: str = "onnx-sparse",  # noqa: A002 - the word of the command line
     formats: Sequence[str] | str | None = None,
-    input_shape: Sequence[int] | int | None = None,
+    input_shape: InputShape | None = None,
     calibration: Any = None,
     name: str = "model",
     labels: Sequence[str] = (),
@@ -142,20 +143,19 @@ def build(
             the checkpoint's; otherwise nothing is written, only reported.
         format: One of `export.formats`.
         formats: Several of them; all are written, or none.
-        input_shape: Of a module: one prepared example without the batch axis. None
-            takes that of `calibration`.
-        calibration: Examples to compare outputs on, which rounded formats are
-            calibrated and judged on: `edge_sdk.Examples`, an array of prepared inputs,
-            a pair (inputs, targets), a torch ``Dataset`` or ``DataLoader``. None
-            compares on seeded random inputs.
+        input_shape: Of a module: one prepared example without the batch axis; of
+            several inputs one for each, in order or by name. None: `calibration`'s.
+        calibration: Examples to compare on, which rounded formats are calibrated by:
+            `edge_sdk.Examples`, prepared inputs, a pair (inputs, targets), a torch
+            ``Dataset`` or ``DataLoader``; several inputs in a tuple or a dictionary.
+            None: seeded random inputs.
         name: Of a module, in reports and files.
         labels: Of a module: class names in the order of the outputs.
         batch: "1" fixes the batch; "dynamic" leaves it free.
-        data: Folder with evaluation examples: a task's, or, of a module, prepared
-            inputs and targets in ``eval.npz``.
+        data: Folder with evaluation examples: a task's, or a module's ``eval.npz``.
         accuracy_points: Percentage points that a lossy format may lose.
         loss_percent: By how much its loss may grow where outputs are no answers.
-        compress: "zstd" puts each file into a zstd layer, and ``.zst`` after its name.
+        compress: "zstd" puts each file into a zstd layer, ``.zst`` after its name.
 
     Returns:
         With `formats` their files, sizes and gates; with `format` the one report.
@@ -206,7 +206,7 @@ build_source = build  # the name of 0.1.0 where a `Source` is given
 def source_of(
     model: Model,
     *,
-    input_shape: Sequence[int] | int | None = None,
+    input_shape: InputShape | None = None,
     calibration: Any = None,
     name: str = "model",
     labels: Sequence[str] = (),
@@ -252,7 +252,7 @@ def source_of(
         )
         return source, None
     source = from_checkpoint(model)
-    shape = (input_shape,) if isinstance(input_shape, int) else input_shape
+    shape: Any = (input_shape,) if isinstance(input_shape, int) else input_shape
     if shape is not None and tuple(shape) != source.input_shape:
         raise ExportError(
             f"input_shape is {tuple(shape)}, task {source.task} has "

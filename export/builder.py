@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from edge_sdk.checkpoint import replace_file, replace_listed
 from edge_sdk.errors import DataError, ExportError
 from edge_sdk.infer.compressed import compressed
+from edge_sdk.infer.input_parts import listed
 from edge_sdk.json_text import to_json
 from export.checks.stamp import stamped
 from export.checks.tolerance import Tolerance
@@ -146,6 +147,8 @@ def prepare(
         "metrics": to_json(dict(source.metrics), sort_keys=True),
         "torch": versions()["torch"],
     }
+    if source.parts:
+        facts["inputs"] = listed(source.parts)
     if source.privacy:
         facts["privacy"] = source.privacy
     calibration = None

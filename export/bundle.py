@@ -28,6 +28,7 @@ from export.places import Layer, check_layer, with_layer
 from export.snippets import readme
 
 if TYPE_CHECKING:
+    from export.modules.shapes import InputShape
     from export.rebuild import Source
     from export.report import Report
     from export.targets import Target
@@ -43,7 +44,7 @@ def make_bundle(
     out: Path | str,
     *,
     formats: Sequence[str] = FORMATS,
-    input_shape: Sequence[int] | int | None = None,
+    input_shape: InputShape | None = None,
     calibration: Any = None,
     name: str = "model",
     labels: Sequence[str] = (),
@@ -134,6 +135,7 @@ def make_bundle(
                 labels=len(source.labels),
                 outputs=int(np.load(folder / golden)[0].size),
                 dtype=str(np.load(folder / "golden" / "input.npy").dtype),
+                parts=source.parts,
             )
             (folder / "README.md").write_text(text, encoding="utf-8")
             manifest["files"] = digests(folder)

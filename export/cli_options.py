@@ -46,7 +46,7 @@ Shape = Annotated[
     str,
     typer.Option(
         help="Of a module's example, without the batch axis: 3,32,32; --data says it, "
-        "too."
+        "too. Of several inputs: '3,32,32;16'."
     ),
 ]
 Weights = Annotated[

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.compressed import is_compressed, plain_name, read_plain
+from edge_sdk.infer.input_parts import InputPart, joined_inputs, parts_of
 from export.checks.stamp import check_stamp
 from export.extras import require
 
@@ -31,6 +32,7 @@ class LoadedModel:
         labels: Class names in the order of the outputs; may be empty.
         facts: What the file says of itself: task, density, mask digest and others.
         batch: "1", or "dynamic" where it takes any number at once.
+        inputs: Of a model of several inputs: names, shapes and dtypes, in order.
     """
 
     file: Path
@@ -41,13 +43,20 @@ class LoadedModel:
     _run: Any = field(repr=False)
     _dtype: np.dtype[Any] = field(repr=False)
     batch: Literal["1", "dynamic"] = "1"
+    inputs: tuple[InputPart, ...] = ()
 
     def __call__(self, batch: Any) -> NDArray[np.float32]:
         """Outputs of (n, *input_shape) inputs: float32 (n, ...).
 
+        Of a model of several inputs an array for each, as a tuple or a dictionary; or
+        rows of all of them, as the file takes them.
+
         Raises:
             ExportError: If the inputs have another shape.
+            DataError: If one of several does not fit; names it.
         """
+        if isinstance(batch, tuple | Mapping) or (self.inputs and type(batch) is list):
+            batch = joined_inputs(batch, self.inputs, str(self.file))
         given = np.asarray(batch)
         if given.shape[1:] != self.input_shape or not len(given):
             raise ExportError(
@@ -143,11 +152,12 @@ def _loaded(
     try:
         shape = tuple(operator.index(n) for n in _list(facts.get("input_shape", "[]")))
         labels = tuple(map(str, _list(facts.get("labels", "[]"))))
+        parts = parts_of(_list(facts["inputs"]) if "inputs" in facts else None, shape)
     except (ValueError, TypeError, RecursionError) as error:
         raise _foreign(path, f"its metadata cannot be read: {error}") from error
     kind: Literal["1", "dynamic"] = "dynamic" if free else "1"
     name = facts.get("format", "")
-    return LoadedModel(path, name, shape, labels, facts, run, dtype, kind)
+    return LoadedModel(path, name, shape, labels, facts, run, dtype, kind, parts)
 
 
 def _list(text: str) -> list[Any]:

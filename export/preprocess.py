@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edge_sdk.infer.input_parts import listed
 from edge_sdk.tasks.batch import prepared
 from export.rebuild import Inputs, Source
 
@@ -42,6 +44,8 @@ def describe_preparation(source: Source, inputs: Inputs) -> dict[str, Any]:
         },
         "kind": "custom",
     }
+    if source.parts:
+        known["model_input"]["inputs"] = json.loads(listed(source.parts))
     raw = inputs.raw
     if raw is None or source.contract is None:
         known["kind"] = "none: feed the model's input as it is"

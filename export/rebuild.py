@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, TaskError
+from edge_sdk.infer.input_parts import InputPart
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.example_inputs import inputs_without_data
@@ -24,14 +26,10 @@ from edge_sdk.tasks.parts.adapted_model import adapted
 from edge_sdk.tasks.task import Examples, Task, load_task
 from edge_sdk.training.scoring import measure_of
 from export.checks.folded import folded
+from export.checks.made_up import made_up
 from export.checks.outputs import AT_ONCE, joined, outputs_of
 
-__all__ = [
-    "Inputs",
-    "Source",
-    "from_checkpoint",
-    "frozen",
-]
+__all__ = ["Inputs", "Source", "from_checkpoint", "frozen"]
 
 _FEW = 2
 _SEED = 2208  # of random parity inputs; fixed, so that two exports are the same bytes
@@ -87,6 +85,7 @@ class Source:
         notes: What was done to the module, in words.
         personal: Entries that each device has for itself.
         privacy: As the checkpoint's; empty for a module.
+        parts: The inputs of a module of several; `input_shape` then is a row of all.
     """
 
     model: nn.Module
@@ -101,6 +100,7 @@ class Source:
     notes: tuple[str, ...] = ()
     personal: tuple[str, ...] = ()
     privacy: str = ""
+    parts: tuple[InputPart, ...] = ()
 
     def personal_values(self) -> dict[str, NDArray[Any]]:
         """The personal entries, with the values that training began with."""
@@ -117,13 +117,17 @@ class Source:
             TaskError: If the model takes nothing that is made up, and there is no data.
         """
         own = self.contract
+        stated = None if own is None else own.example_inputs
+        if self.parts:
+            given = None if self.given is None else self.given.batch
+            stated = partial(made_up, self.parts, given, _SEED)
         try:
             return inputs_without_data(
                 self.task,
                 self.model,
                 self.input_shape,
                 count,
-                stated=None if own is None else own.example_inputs,
+                stated=stated,
                 prepare=None if own is None else own.prepare,
                 seed=_SEED,
             )

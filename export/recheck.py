@@ -23,6 +23,7 @@ from export.report import Report
 if TYPE_CHECKING:
     import onnx
 
+    from export.modules.shapes import InputShape
     from export.rebuild import Source
     from export.targets import Target
 
@@ -33,7 +34,7 @@ def verify(
     file: Path | str,
     model: Model,
     *,
-    input_shape: Sequence[int] | int | None = None,
+    input_shape: InputShape | None = None,
     calibration: Any = None,
     name: str = "model",
     labels: Sequence[str] = (),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from edge_sdk.infer.input_parts import InputPart
 
 __all__ = ["readme"]
 
@@ -111,6 +113,7 @@ def readme(
     labels: int,
     outputs: int,
     dtype: str = "float32",
+    parts: Sequence[InputPart] = (),
 ) -> str:
     """Markdown: what is in the bundle, and a few lines of code per language.
 
@@ -121,6 +124,7 @@ def readme(
         labels: How many labels there are.
         outputs: Values of one output.
         dtype: Of the input.
+        parts: The inputs of a model of several.
     """
     shape = ", ".join(map(str, (1, *input_shape)))
     lines = [
@@ -134,6 +138,9 @@ def readme(
         "| model | bytes | smaller than dense | values |",
         "|---|---|---|---|",
     ]
+    if parts:
+        each = ", ".join(f"{p.name} {p.shape} {p.dtype}" for p in parts)
+        lines[4:4] = [f"The input is one row of float32, in this order: {each}."]
     for name, entry in models.items():
         exact = "exact" if entry["exact"] else "rounded"
         row = f"| `{entry['file']}` | {entry['bytes']:,} | {entry['size_ratio']:.1f}x"

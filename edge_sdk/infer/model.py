@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import CheckpointError, DataError, EngineError
+from edge_sdk.infer.input_parts import InputPart, Several, joined_inputs, parts_of
 from edge_sdk.infer.library import runtime_library
 
 __all__ = ["NativeModel"]
@@ -40,6 +41,7 @@ class NativeModel:
     Attributes:
         metadata: What the exporter wrote: task, labels, densities, mask digest.
         isa: Kernels in use: "v4", "v3" or "base".
+        inputs: Of a model of several inputs: names, shapes and dtypes, in order.
     """
 
     def __init__(self, file: Path | str | bytes, *, threads: int = 1) -> None:
@@ -67,6 +69,12 @@ class NativeModel:
         given, made = self._library.flsp_input_shape, self._library.flsp_output_shape
         self._input = self._viewed(what, "input_shape", given)
         self._output = self._viewed(what, "output_shape", made)
+        try:
+            self.inputs: tuple[InputPart, ...] = parts_of(
+                self.metadata.get("inputs"), self._input
+            )
+        except ValueError as error:
+            raise _refused(what, str(error)) from error
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -78,16 +86,19 @@ class NativeModel:
         """One output, likewise."""
         return self._output
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, batch: NDArray[np.float32] | Several) -> NDArray[np.float32]:
         """Outputs for n examples, float32 (n, *output_shape).
 
         Args:
             batch: float32 (n, *input_shape), prepared as in training; of a model that
-                reads numbers of words, int32 or int64.
+                reads numbers of words, int32 or int64. Of a model of several inputs
+                an array for each, as a tuple or a dictionary; or rows of all.
 
         Raises:
-            DataError: If shape or dtype is another.
+            DataError: If shape or dtype is another; names the input of several.
         """
+        if not isinstance(batch, np.ndarray):
+            batch = joined_inputs(batch, self.inputs, "the model")
         if batch.dtype in _WHOLE:  # to 2^24 the same in float32
             batch = batch.astype(np.float32)
         if batch.dtype != np.float32:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.datasets.files import array_damage
 from edge_sdk.errors import DataError, DependencyError, ExportError
+from edge_sdk.infer.input_parts import InputPart, joined_inputs, parts_of
 
 __all__ = ["Preparation", "read_examples"]
 
@@ -31,6 +32,7 @@ class Preparation:
         high: What raw values are divided by.
         mean: float32 (channels,).
         std: float32 (channels,).
+        inputs: Of a model of several inputs, in order.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Preparation:
     high: float = 1.0
     mean: NDArray[np.float32] | None = None
     std: NDArray[np.float32] | None = None
+    inputs: tuple[InputPart, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Preparation:
@@ -51,8 +54,9 @@ class Preparation:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             shape = tuple(int(v) for v in found["model_input"]["shape"][1:])
+            parts = parts_of(found["model_input"].get("inputs"), shape)
             if found["kind"] != "affine":
-                return cls(str(found["kind"]), shape)
+                return cls(str(found["kind"]), shape, inputs=parts)
             return cls(
                 "affine",
                 shape,
@@ -102,6 +106,8 @@ class Preparation:
 def read_examples(path: Path, preparation: Preparation) -> NDArray[Any]:
     """Examples of a file: ``.npy``, ``.npz`` (`inputs`, or its only array), an image.
 
+    Of a model of several inputs an ``.npz`` with an array by the name of each.
+
     One example without its batch axis becomes a batch of one. Images are resized to
     what the model takes, and read as gray or colour as it has one or three channels.
 
@@ -111,7 +117,7 @@ def read_examples(path: Path, preparation: Preparation) -> NDArray[Any]:
     """
     try:
         if path.suffix in {".npy", ".npz"}:
-            array = _array(path)
+            array = _array(path, preparation)
         elif path.suffix.lower() in _IMAGES:
             array = _image(path, preparation)
         else:
@@ -126,13 +132,15 @@ def read_examples(path: Path, preparation: Preparation) -> NDArray[Any]:
     return np.asarray(array)
 
 
-def _array(path: Path) -> NDArray[Any]:
+def _array(path: Path, preparation: Preparation) -> NDArray[Any]:
     # Opened here: np.load leaves a damaged zip open when given its path.
     with path.open("rb") as file:
         found = np.load(file, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return found
         with found as arrays:
+            if preparation.inputs and "inputs" not in arrays.files:
+                return joined_inputs(dict(arrays), preparation.inputs, str(path))
             names = [n for n in arrays.files if n == "inputs"] or arrays.files
             if len(names) != 1:
                 raise DataError(f"{path} has {names}; name one of them inputs")

@@ -19,7 +19,7 @@ from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.trial_step import OperatorWatch, tensors_of
 from edge_sdk.tasks.user_errors import blamed, told
 
-__all__ = ["inputs_without_data", "made_up_batch"]
+__all__ = ["LeastRows", "inputs_without_data", "made_up_batch"]
 
 Make = Callable[[int], torch.Tensor]
 _LOOKUPS = ("embedding", "index_select", "gather", "aten::index", "one_hot")
@@ -140,7 +140,7 @@ def _kinds(
 
     yield normal
     for dtype in (torch.int64, own, torch.bool):
-        rows = _Rows()
+        rows = LeastRows()
         try:
             with OperatorWatch(rows.saw):
                 _run(model, torch.zeros(_SOME, *shape, dtype=dtype))
@@ -172,7 +172,7 @@ def _noise(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class _Rows:
+class LeastRows:
     """The least number of rows that anything is looked up in."""
 
     def __init__(self) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from inspect import Parameter, signature
-from math import prod
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -17,24 +15,26 @@ from torch import nn
 
 from edge_sdk.datasets.rows import rows_of
 from edge_sdk.errors import ExportError, TaskError, a_type
+from edge_sdk.infer.input_parts import InputPart
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.user_errors import told
 from export.checks.outputs import outputs_of
 from export.modules.forward_masks import with_forward_masks
 from export.modules.given_inputs import MOST, inputs_of
 from export.modules.permanent import permanent
+from export.modules.several_inputs import SeveralInputs, are_several, take_joined
+from export.modules.shapes import InputShape, checked_shape, one_shape
 from export.rebuild import Source
 
 __all__ = ["from_module"]
 
-_LARGEST = 2**27  # numbers of an example: 512 MiB, and checks hold 32 of them
 _QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.q")
 _TRIED = 3  # examples: an axis of 3 is hardly one of the model's own
 
 
 def from_module(
     model: nn.Module,
-    input_shape: Sequence[int] | int | None = None,
+    input_shape: InputShape | None = None,
     *,
     name: str = "model",
     labels: Sequence[str] = (),
@@ -49,33 +49,38 @@ def from_module(
     Args:
         model: In any mode, dtype and place; may be compiled or data-parallel.
         input_shape: One example without the batch axis; None takes that of
-            `calibration`.
+            `calibration`. Of several inputs a shape for each, in order or by name.
         name: What it is called in reports and files.
         labels: Class names in the order of the outputs.
-        calibration: Prepared inputs, perhaps with targets: see `rows_of`.
+        calibration: Prepared inputs, perhaps with targets: see `rows_of`; of several
+            inputs see `SeveralInputs`.
 
     Raises:
         ExportError: If it is no module, holds no numbers, or takes no such input.
         DataError: If `calibration` holds no inputs of that shape.
     """
     found = _inner(model, name)
-    _check_forward(found, name)
-    copied, masks, notes = permanent(found, name)
-    rows = (
-        None if calibration is None else rows_of(calibration, "calibration", most=MOST)
-    )
-    if input_shape is None:
-        if rows is None:
-            raise ExportError(
-                f"{name}: input_shape is not given",
-                remedy="Give the shape of one example without the batch axis, such as "
-                "input_shape=(3, 32, 32); of a command --input-shape 3,32,32.",
-            )
-        shape = rows[0].shape[1:]
+    several = None
+    if are_several(found, input_shape, calibration):
+        several = SeveralInputs(found, input_shape, calibration, name)
     else:
-        shape = _shape(input_shape)
+        _check_forward(found, name)
+    copied, masks, notes = permanent(found, name)
+    parts: tuple[InputPart, ...] = ()
+    if several is not None:
+        parts = several.parts(copied)
+        rows = several.rows(parts, MOST)
+        take_joined(copied, parts, name)
+        shape = checked_shape(sum(part.size for part in parts))
+    else:
+        rows = None
+        if calibration is not None:
+            rows = rows_of(calibration, "calibration", most=MOST)
+        shape = one_shape(input_shape, rows, name)
     names = _labels(labels, name)
-    source = Source(copied, Mask(masks), shape, name, labels=names, notes=notes)
+    source = Source(
+        copied, Mask(masks), shape, name, labels=names, notes=notes, parts=parts
+    )
     if rows is not None:
         source = replace(source, given=inputs_of(source, *rows))
     _check_outputs(source)
@@ -147,37 +152,10 @@ def _check_forward(model: nn.Module, name: str) -> None:
     if len(needed) > 1 or not takes:
         said = ", ".join(needed) or "nothing"
         raise ExportError(
-            f"{name}: its forward takes {said}; a model file has one input",
-            remedy="Wrap it in a module whose forward takes one tensor, and takes that "
-            "apart.",
+            f"{name}: its forward takes {said}; one input was given",
+            remedy="Give input_shape a shape for each, ((3, 32, 32), (16,)); of a "
+            "command --input-shape '3,32,32;16'.",
         )
-
-
-def _shape(given: Sequence[int] | int) -> tuple[int, ...]:
-    sizes: tuple[int, ...] | None = None
-    with contextlib.suppress(TypeError):
-        sizes = (
-            (index(given),)
-            if isinstance(given, int | np.integer)
-            else tuple(index(n) for n in given)
-        )
-    if sizes is None or isinstance(given, bool | bytes):
-        raise ExportError(
-            f"input_shape is {given!r}, not a tuple of whole numbers",
-            remedy="Give the shape of one example without the batch axis, such as "
-            "(16,).",
-        )
-    if any(size < 1 for size in sizes):
-        raise ExportError(
-            f"input_shape is {sizes}; every size is at least 1",
-            remedy="Leave the batch axis out: batch='dynamic' frees it.",
-        )
-    if prod(sizes) > _LARGEST:
-        raise ExportError(
-            f"input_shape is {sizes}: one example is {prod(sizes) / 2**28:.0f} GiB",
-            remedy=f"Give an example of at most {_LARGEST / 2**28:g} GiB.",
-        )
-    return sizes
 
 
 def _labels(given: Sequence[str], name: str) -> tuple[str, ...]:
@@ -265,9 +243,9 @@ def _advice(source: Source) -> str:
         ]
         if others:
             return (
-                f"A model file has one input, and forward also takes "
-                f"{', '.join(others)}, which nobody gave: wrap it in a module whose "
-                "forward takes one tensor and gives them; or correct input_shape."
+                f"forward also takes {', '.join(others)}, which nobody gave: give "
+                "input_shape a shape for each tensor, ((3, 32, 32), (16,)), wrap the "
+                "module in one that gives the rest; or correct input_shape."
             )
     if len(shape) > 1:
         try:

@@ -151,21 +151,31 @@ def _state(file: Path) -> dict[str, Any]:
     raise ExportError(f"{file} holds {a_type(found)}, no weights", remedy=remedy)
 
 
-def read_shape(given: str) -> tuple[int, ...] | None:
-    """``3,32,32`` or ``3x32x32`` as sizes; None of nothing."""
+def _sizes(given: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.split("[x, ]+", given.strip("()[] ,")))
+
+
+def read_shape(given: str) -> tuple[int, ...] | tuple[tuple[int, ...], ...] | None:
+    """``3,32,32`` or ``3x32x32`` as sizes; several after ``;``; None of nothing."""
     if not given:
         return None
     try:
-        return tuple(int(n) for n in re.split("[x, ]+", given.strip("()[] ,")))
+        if ";" in given:
+            return tuple(_sizes(part) for part in given.split(";"))
+        return _sizes(given)
     except ValueError:
         raise ExportError(
             f"--input-shape is {given!r}, not whole numbers",
-            remedy="Give the shape of one example without the batch axis: 3,32,32.",
+            remedy="Give the shape of one example without the batch axis: 3,32,32; of "
+            "several inputs '3,32,32;16'.",
         ) from None
 
 
 def read_examples(file: Path) -> Any:
-    """Read a file of inputs, or inputs and targets; of a folder its ``eval.npz``."""
+    """Read a file of inputs, or inputs and targets; of a folder its ``eval.npz``.
+
+    Without `inputs`, arrays by the names of several inputs, perhaps with targets.
+    """
     file = file / "eval.npz" if file.is_dir() else file
     try:
         with file.open("rb") as opened:  # numpy leaves a damaged one open
@@ -173,6 +183,8 @@ def read_examples(file: Path) -> Any:
             if isinstance(found, np.ndarray):
                 return found
             with found:
+                if "inputs" not in found and len({*found.files} - {"targets"}) > 1:
+                    return dict(found)
                 names = ("inputs", "targets") if "targets" in found else ("inputs",)
                 arrays = tuple(found[name] for name in names)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:

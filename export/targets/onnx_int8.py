@@ -107,12 +107,15 @@ def _rounded(model: onnx.ModelProto) -> dict[str, list[str]]:
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     of_two = []
+    apart = []  # what takes several inputs apart: each has a range of its own
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{number}"
+        if node.op_type == "Split" and node.input[0] == model.graph.input[0].name:
+            apart.append(node.name)
         if node.op_type == "MatMul" and weights.isdisjoint(node.input):
             of_two.append(node.name)
     if not of_two and not any(n.op_type in _NORMS for n in model.graph.node):
-        return {}
+        return {"nodes_to_exclude": apart} if apart else {}
     return {"op_types_to_quantize": _LAYERS, "nodes_to_exclude": of_two}
 
 

@@ -287,7 +287,7 @@ REFUSED = {
     "nan": (nan, {"input_shape": 16}, "1 of 256 values of 2.weight are NaN", "Train"),
     "no-values": (lambda: mlp().to("meta"), {"input_shape": 16}, "device meta", "Load"),
     "branch": (Branch, {"input_shape": 16}, "torch could not export", "torch.where"),
-    "two-inputs": (Pair, {"input_shape": 16}, "takes x, y", "Wrap"),
+    "two-inputs": (Pair, {"input_shape": 16}, "takes x, y", "a shape for each"),
     "no-output": (Alone, {"input_shape": 16}, "gives no tensor", "return a tensor"),
     "rows": (
         lambda: nn.LSTM(16, 4, batch_first=True),
