@@ -14,6 +14,7 @@ from coordinator.algorithms.evidence import (
     Saliency,
     Trained,
 )
+from coordinator.algorithms.mean import Model
 from coordinator.algorithms.slots import named_slots
 from coordinator.rounds.blobs import OrderBlobs
 from coordinator.rounds.cohort import choose
@@ -40,6 +41,7 @@ from edge_sdk.wire.rules import (
 __all__ = [
     "held_out",
     "mask_seed",
+    "measured_at",
     "order_for",
     "round_of",
     "task_id",
@@ -74,6 +76,33 @@ def warm_up_cohort(
         able = [d for d, own in affordable.items() if own == density]
         ranked += choose(seed, 0, able, min(count - len(ranked), len(able)))
     return tuple(sorted(ranked))
+
+
+def measured_at(
+    densities: Mapping[str, float], base: Model, settings: RunSettings, place: int
+) -> dict[str, float]:
+    """Device to the density of the network whose statistics it measures.
+
+    A device that trains at .2 holds the networks of .1 and .05 as well, and its
+    examples say as much about their norm statistics as about its own's. So in rounds
+    that move no weight it gets orders of smaller masks. With n rounds that recalibrate
+    and k densities, the first measures each device's own network; the last one the
+    smallest network on every device, the one before the next larger, on those that hold
+    it, and so on for the last k - 1. Before these rounds every device has its own.
+
+    Args:
+        densities: Device to its own.
+        base: Has statistics for each mask; each device stays at its own where not.
+        settings: The run's.
+        place: The round's among those that give a model.
+    """
+    largest_first = sorted(set(settings.densities), reverse=True)
+    last = settings.training.recalibrate
+    measuring = place - (settings.rounds - last)  # 1, 2, ..., last
+    if not (last and base.norms) or measuring <= 1:
+        return dict(densities)
+    most = largest_first[max(len(largest_first) - 1 - (last - measuring), 0)]
+    return {device: min(own, most) for device, own in densities.items()}
 
 
 def held_out(settings: RunSettings) -> Holdout | None:

@@ -24,7 +24,7 @@ from coordinator.rounds.state import (
     advance,
     quorum_of,
 )
-from coordinator.rounds.tasks import order_for
+from coordinator.rounds.tasks import measured_at, order_for
 from coordinator.rounds.warm_up_attempts import ATTEMPTS, Attempt, next_attempt
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.drift_reports import draws_again
@@ -148,6 +148,8 @@ class RoundOpener:
         base, family = self._global_model.base_of(self.no)
         how, limits = self._settings.selection, self._fleet.owner_limits
         densities = named_slots(self._algorithm).assign(able, list(family.masks))
+        place = self._ledger.place(self.no)
+        densities = measured_at(densities, base, self._settings, place)
         if not densities:
             return None
         draft = draft_round(
@@ -168,13 +170,10 @@ class RoundOpener:
         if draft is None:
             return None
         quorum, done = quorum_of(draft.goal), [r.model for r in past if r.model]
-        place = self._ledger.place(self.no)
+        rate = self._settings.training.rate_at(place, self._settings.rounds)
+        before = done[-1] if done else ""
         self._ledger.plan_round(
-            self.no,
-            goal=draft.goal,
-            quorum=quorum,
-            rate=self._settings.training.rate_at(place, self._settings.rounds),
-            base=done[-1] if done else "",
+            self.no, goal=draft.goal, quorum=quorum, rate=rate, base=before
         )
         kept = dict.fromkeys(attempt.kept, TaskPhase.ACCEPTED)
         state, _ = advance(Round(self.no, draft.goal, quorum, tasks=kept), Planned())

@@ -45,7 +45,10 @@ class TrainingSettings(
             falling on. A run without a last round, and one that was extended, does.
         recalibrate: Last rounds that move no weight: devices measure the running
             statistics of batch norm anew, of the model as it is. They are among the
-            run's rounds, and the rate falls in those before. For masks that stay.
+            run's rounds, and the rate falls in those before. Where each density has
+            statistics of its own, stronger devices go down the densities in these
+            rounds: as many rounds as densities let each device measure each network
+            that it holds. For masks that stay.
     """
 
     epochs: Positive = 1

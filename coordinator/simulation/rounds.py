@@ -17,7 +17,7 @@ from coordinator.algorithms.mean import Model
 from coordinator.algorithms.passes import passes_of
 from coordinator.algorithms.slots import MAX_FAILURES, named_slots, run_failed
 from coordinator.rounds.state import quorum_of
-from coordinator.rounds.tasks import held_out
+from coordinator.rounds.tasks import held_out, measured_at
 from coordinator.server.evaluation import Probe
 from coordinator.server.global_model import GlobalModel
 from coordinator.simulation.checkpoints import SimulationMemory
@@ -205,9 +205,10 @@ class Simulation:
         record = self._begun()
         no = record.round
         base, family = self._global_model.base_of(no)
-        densities = named_slots(self.algorithm).assign(
-            self.fleet.affordable, list(family.masks)
-        )
+        slots, able = named_slots(self.algorithm), self.fleet.affordable
+        densities = slots.assign(able, list(family.masks))
+        settings, place = self._context.settings, self.journal.completed + 1
+        measured = measured_at(densities, base, settings, place)
         unable = {**self._refused, **self.journal.unable()}
         out = {d for d in self.fleet.devices if d in unable or d not in densities}
         goal = min(self.settings.cohort, len(self.fleet.devices) - len(out))
@@ -219,7 +220,7 @@ class Simulation:
                 "folder.",
             )
         cohort = self.fleet.cohort(no, goal, out)
-        outcome = self.fleet.play(no, {d: densities[d] for d in cohort}, goal)
+        outcome = self.fleet.play(no, {d: measured[d] for d in cohort}, goal)
         record = msgspec.structs.replace(
             record,
             asked=len(outcome.asked),
@@ -229,10 +230,9 @@ class Simulation:
         )
         if outcome.note:
             return record
-        chosen = {d: densities[d] for d in outcome.accepted}
         trip = self._context.trip(
-            *(way, no, chosen, base, family),
-            place=self.journal.completed + 1,
+            *(way, no, {d: measured[d] for d in outcome.accepted}, base, family),
+            place=place,
             known=self.journal.holders(),
             asked=self.journal.trained(),
             remembers=self._memory

@@ -113,7 +113,7 @@ def _spoken(folder: Path) -> Grouped:
 SETS = {
     "digits": DataSet("digits", 40, 10, 8, partial(_by_classes, "digits", 20)),
     "watch": DataSet("watch", 40, 8, 16, partial(by_people, _watch)),
-    "spoken": DataSet("spoken", 20, 6, 16, partial(by_people, _spoken), 2),
+    "spoken": DataSet("spoken", 21, 6, 16, partial(by_people, _spoken), 3),
     "mnist": DataSet("mnist", 40, 10, 32, partial(_by_classes, "mnist", 100)),
     "fashion": DataSet("fashion", 40, 10, 32, partial(_by_classes, "fashion", 100)),
 }
