@@ -367,3 +367,26 @@ def test_int8_takes_its_scales_from_the_weights_that_the_file_has() -> None:
     given = RNG.normal(size=(40, 16, 4, 4)).astype(np.float32)
     report = export.build(Border(), format="native-int8", calibration=given)
     assert report.findings.parity is not None
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_of_several_builds_is_verified(tmp_path: Path, name: str) -> None:
+    """onnxruntime orders what is in an `ort` file anew at each conversion."""
+    for number in range(4):
+        out = tmp_path / f"{number}{suffix_of(name)}"
+        export.build(a_model(), out, format=name, calibration=INPUTS)
+        report = export.verify(out, a_model(), calibration=INPUTS)
+        assert report.format == name
+
+
+def test_an_ort_file_of_other_weights_or_labels_is_named(tmp_path: Path) -> None:
+    out, other = tmp_path / "m.ort", a_model()
+    with torch.no_grad():
+        other[3].bias += 1
+    labels = ("a", "b", "c", "d")
+    export.build(a_model(), out, format="ort", calibration=INPUTS, labels=labels)
+    with pytest.raises(ExportError, match="another labels"):
+        export.verify(out, a_model(), calibration=INPUTS)
+    with pytest.raises(ExportError):
+        export.verify(out, other, calibration=INPUTS, labels=labels)
+    assert export.verify(out, a_model(), calibration=INPUTS, labels=labels).format
