@@ -88,7 +88,8 @@ bench-card: $(VENV)/.dev   ## recovery and bytes into docs/benchmarks.md
 fuzz: $(VENV)/.dev   ## ten million mutated inputs for every decoder, some minutes
 	$(BIN)/python tests/fuzz/fuzzer.py --inputs 10000000 --seed 1
 
-fuzz-program: $(VENV)/.dev   ## a million mutants of each family's training plans under sanitizers
+fuzz-program: $(VENV)/.dev   ## a million mutants of programs as files, and of each family's plans under sanitizers
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/program_files.py --inputs 1000000 --seed 1
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/program_fuzzer.py --mutants 1000000 --seed 1
 
 fuzz-native: $(VENV)/.dev   ## ten minutes of mutated native models under sanitizers, two cores

@@ -72,7 +72,7 @@ def _check_graph(
         _check_places(operation, rule, made, count, len(parameters))
         call = operands(operation, graph, parameters)
         _check_attributes(call)
-        shapes = rule.shapes(call)
+        shapes = _shapes_of(rule, call)
         call.require(shapes == call.outputs, f"gives {shapes}, not {call.outputs}")
         if rule.loss:
             losses += 1
@@ -81,6 +81,17 @@ def _check_graph(
         raise EngineError("the program has not the losses that it needs")
     if not made.issuperset(graph.outputs):
         raise EngineError("the program's outputs are never made")
+
+
+def _shapes_of(rule: Rule, call: Operands) -> tuple[tuple[int, ...], ...]:
+    """The shapes that an operation gives; rules take its places for granted."""
+    try:
+        return rule.shapes(call)
+    except EngineError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        told = f"{call.operation.told()}: its tensors do not fit"
+        raise EngineError(told) from error
 
 
 def _check_places(
