@@ -8,7 +8,6 @@ Profiles have their own limits, in `device_profiles.schema`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -52,7 +51,7 @@ class Bound:
     def holds(self, value: float) -> bool:
         """Return whether the value is possible; NaN and infinities never are."""
         least = -self.most if self.signed else 0
-        return math.isfinite(value) and least <= value <= self.most
+        return least <= value <= self.most  # and `most` is finite
 
 
 _EXAMPLES = Bound(
@@ -129,6 +128,8 @@ def _numbers(message: Message) -> Iterator[tuple[str, float, Bound]]:
         value = getattr(message, name)
         if value is not UNSET:
             yield name, value, bound
+    if isinstance(message, Status):  # most messages are one
+        return
     if isinstance(message, Offer):
         for name, value in message.metrics.items():
             yield f"metric {name[:40]!r}", value, METRICS.get(name, _METRIC)

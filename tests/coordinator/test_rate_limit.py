@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.rate_limit import Bucket, Buckets, Rate, Seldom
+from coordinator.rate_limit import Buckets, Rate, Seldom
 
 steps = st.lists(st.floats(0, 100), min_size=1, max_size=200)
 
@@ -45,14 +45,20 @@ def test_names_made_up_by_strangers_fill_no_memory() -> None:
 
 
 def test_a_clock_that_stands_back_gives_nothing_and_breaks_nothing() -> None:
-    bucket, enough = Bucket(1.0, 100.0).take(Rate(1.0, 2.0), 50.0)
-    assert (bucket, enough) == (Bucket(0.0, 100.0), True)
+    buckets, rate = Buckets(4), Rate(1.0, 2.0)
+    times = 100.0, 50.0, 50.0, 100.5, 101.0
+    assert [buckets.take("pi-1", rate, at) for at in times] == [
+        *(True, True, False),  # nothing came back, and nothing was lost
+        *(False, True),  # the time counts from the latest that was seen
+    ]
 
 
 def test_more_than_a_full_bucket_holds_is_had_by_a_full_one() -> None:
-    rate = Rate(1.0, 2.0)
-    assert Bucket(2.0, 0.0).take(rate, 0.0, cost=99.0) == (Bucket(0.0, 0.0), True)
-    assert Bucket(1.9, 0.0).take(rate, 0.0, cost=99.0)[1] is False
+    buckets, rate = Buckets(4), Rate(1.0, 2.0)
+    assert buckets.take("pi-1", rate, 0.0, cost=99.0)
+    assert not buckets.take("pi-1", rate, 0.0)  # and it is empty then
+    assert not buckets.take("pi-1", rate, 1.9, cost=99.0)
+    assert buckets.take("pi-1", rate, 2.0, cost=99.0)
 
 
 def test_a_thing_is_said_again_with_how_often_it_was_not() -> None:

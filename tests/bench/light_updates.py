@@ -1,0 +1,86 @@
+"""Updates of light devices: one made for all, with a number of each near its end."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+import numpy as np
+
+from edge_sdk.sparse import draw
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import load_task
+from edge_sdk.wire.blob import CHUNK_SIZE, chunk_of, manifest_of
+from edge_sdk.wire.messages import Manifest, TaskOrder
+from edge_sdk.wire.values import Values, pack_values, unpack_values
+
+
+class SharedUpdate:
+    """One update of all devices; each puts its own number near the end.
+
+    What lies before is hashed and kept once for all of them: devices share their cores
+    with the coordinator that is measured.
+    """
+
+    def __init__(self, payload: bytes, at: int, norm: float) -> None:
+        self.norm, self._at = norm, at - at // CHUNK_SIZE * CHUNK_SIZE
+        self._manifest = manifest_of(payload)
+        self._own = at // CHUNK_SIZE  # the first chunk that devices do not share
+        self._shared = payload[: self._own * CHUNK_SIZE]
+        self._rest = payload[self._own * CHUNK_SIZE :]
+        self._hash = hashlib.sha256(self._shared)
+
+    def manifest(self, number: int) -> Manifest:
+        """Digests of the device's payload, which nobody else sends."""
+        rest, whole = self._rest_of(number), self._hash.copy()
+        whole.update(rest)
+        own = [hashlib.sha256(part).digest() for part in _chunks(rest)]
+        chunks = [*self._manifest.chunks[: self._own], *own]
+        return msgspec.structs.replace(
+            self._manifest, sha256=whole.digest(), chunks=chunks
+        )
+
+    def chunk(self, number: int, index: int) -> bytes:
+        """A chunk of the device's payload."""
+        if index < self._own:
+            return chunk_of(self._shared, self._manifest, index)
+        return chunk_of(self._rest_of(number), self._manifest, index - self._own)
+
+    def _rest_of(self, number: int) -> bytes:
+        own = np.float32(1e-6 * (number + 1)).astype("<f4").tobytes()
+        return self._rest[: self._at] + own + self._rest[self._at + 4 :]
+
+
+class Updates:
+    """An update for each mask and codec."""
+
+    def __init__(self, task: str) -> None:
+        found = load_task(task)
+        self._layers = layers_of(found.model(), found.dense_layers)
+        self._made: dict[tuple[bytes, str], SharedUpdate] = {}
+
+    def of(self, order: TaskOrder, base: bytes) -> SharedUpdate:
+        """The update that answers an order."""
+        key = order.mask.digest, order.codec
+        if key not in self._made:
+            self._made[key] = self._make(order, base)
+        return self._made[key]
+
+    def _make(self, order: TaskOrder, base: bytes) -> SharedUpdate:
+        assert order.codec == "fp32", "the number is put in as a float"
+        mask = draw(self._layers, order.mask.counts, order.mask.seed)
+        start, rng = unpack_values(base, mask), np.random.default_rng(1)
+        masked = {
+            n: rng.normal(0, 1e-3, v.shape).astype(np.float32)
+            for n, v in start.masked.items()
+        }
+        dense = {n: np.zeros_like(a) for n, a in start.dense.items()}
+        payload = pack_values(Values(mask.digest, masked, dense), mask)
+        *_, last = masked.values()
+        norm = float(np.sqrt(sum(float(v @ v) for v in masked.values())))
+        return SharedUpdate(payload, payload.index(last.astype("<f4").tobytes()), norm)
+
+
+def _chunks(content: bytes) -> list[bytes]:
+    starts = range(0, len(content), CHUNK_SIZE)
+    return [content[start : start + CHUNK_SIZE] for start in starts]
