@@ -66,7 +66,7 @@ class MessageDispatcher:
         self.dropped = 0  # malformed or foreign messages
 
     def hear(self, delivery: ReceivedMessage) -> None:
-        """Handles one packet.
+        """Handles one packet, and acknowledges it.
 
         Raises:
             RunError: If the run cannot go on.
@@ -102,6 +102,8 @@ class MessageDispatcher:
                 with log_about(device=sender):
                     what = f"{delivery.topic[:120]}{_more(before)}"
                     log.exception("a message on %s could not be handled", what)
+        finally:
+            delivery.ack()
 
     def _sender(self, delivery: ReceivedMessage) -> str | None:
         return topics.device_of(delivery.topic, self._federation)

@@ -45,6 +45,7 @@ from coordinator.views.run_view import Observe
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.terminal import log_from_now_on
 from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.transport.client import together
 from edge_sdk.wire import topics
 
 __all__ = ["Connect", "Server"]
@@ -231,29 +232,28 @@ class Server:
         if here > len(pausing) and not self._statistics.over:
             self._phase = self._statistics.phase
         elif here > len(pausing):
-            controller.open()
+            with together():  # the round's orders
+                controller.open()
             self._view.due = self._clock()  # a round is seen, however short it is
             self._announce("running")
 
     def _take(self, timeout: float) -> None:
         """Handles a group of what waits; commits it if anybody waits for that."""
         self._fleet.tick()
-        for item in self._inbox.group(timeout):
-            self._handle(item)
-            if self._ledger.promised >= GROUP:
-                break
-        late = self._clock() - self._settled >= TELEMETRY_S
-        if self._ledger.promised or (late and self._ledger.unsettled):
-            self._ledger.settle()
-            self._settled = self._clock()
+        with together():
+            for item in self._inbox.group(timeout):
+                self._handle(item)
+                if self._ledger.promised >= GROUP:
+                    break
+            late = self._clock() - self._settled >= TELEMETRY_S
+            if self._ledger.promised or (late and self._ledger.unsettled):
+                self._ledger.settle()
+                self._settled = self._clock()
 
     def _handle(self, item: Item) -> None:
         match item:
             case ReceivedMessage():  # nearly all are
-                try:
-                    self._dispatcher.hear(item)
-                finally:
-                    item.ack()
+                self._dispatcher.hear(item)
             case TransportConnected():
                 self._publisher.after_connect()
             case Unlinked():

@@ -20,7 +20,13 @@ from walls import Listener
 
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import OutgoingMessage, ReceivedMessage
-from edge_sdk.transport.client import MAX_INCOMING, Client, PublishPacket
+from edge_sdk.transport.client import (
+    MAX_INCOMING,
+    Client,
+    PublishPacket,
+    together,
+)
+from edge_sdk.transport.client.waker import MOST_TOGETHER
 from edge_sdk.transport.dialect import Dialect
 from edge_sdk.transport.link import Link
 from edge_sdk.transport.meter import Meter
@@ -227,6 +233,82 @@ def test_the_network_thread_is_woken_once_for_all_that_waits() -> None:
             assert client.sent() == b""
         client._thread = None
         woken.close()
+
+
+def test_what_a_block_sends_together_wakes_the_network_thread_once() -> None:
+    """Or once for each `MOST_TOGETHER`; never for what a look has found meanwhile."""
+    with fed() as client:
+        woken, client._sockpairW = socket.socketpair()
+        woken.setblocking(False)
+        client._thread = threading.current_thread()  # as if it ran
+
+        def wakes() -> int:
+            with contextlib.suppress(BlockingIOError):
+                return len(woken.recv(99))
+            return 0
+
+        with together():
+            for mid in range(1, MOST_TOGETHER):
+                client.acknowledge(mid)
+            assert wakes() == 0
+            assert client.want_write()  # a thread that is awake finds them
+            client.acknowledge(MOST_TOGETHER)
+            assert wakes() == 1
+            assert len(client.sent()) == 4 * MOST_TOGETHER
+            client.acknowledge(99)
+            with together():
+                client.acknowledge(100)
+            assert wakes() == 0  # the outer block goes on
+            other = threading.Thread(target=client.acknowledge, args=(101,))
+            other.start()
+            other.join()
+            assert wakes() == 1  # that thread is in no block
+            client.sent()
+            client.acknowledge(102)
+        assert wakes() == 1
+        client.sent()
+        with together():
+            client.acknowledge(103)
+            client.sent()
+        assert wakes() == 0  # it has looked
+        with contextlib.suppress(ValueError), together():
+            client.acknowledge(104)
+            raise ValueError
+        assert wakes() == 1
+        client._thread = None
+        woken.close()
+
+
+def test_packets_that_wait_go_out_by_one_call_and_unchanged() -> None:
+    """Messages of QoS 0 and the DISCONNECT go alone: paho goes on after each."""
+    with fed() as client:
+        client._thread = threading.current_thread()  # as if it ran
+        calls: list[bytes] = []
+        send = client._sock_send
+        client._sock_send = lambda data: calls.append(bytes(data)) or send(data)
+        for mid in range(1, 4):
+            client.acknowledge(mid)
+        sure = [client.publish(f"t/{i}", b"x" * i, qos=1) for i in range(4)]
+        once = client.publish("t/once", b"y", qos=0)
+        last = client.publish("t/last", bytes(70_000), qos=1)
+        client.publish("t/after", b"z", qos=1)
+        sent = b"".join(iter(client.sent, b""))
+        assert sent == b"".join(
+            [
+                *(publish(f"t/{i}", b"x" * i, m.mid, b"") for i, m in enumerate(sure)),
+                publish("t/once", b"y", 0, b""),
+                publish("t/last", bytes(70_000), last.mid, b""),
+                publish("t/after", b"z", last.mid + 1, b""),
+                *(b"\x40\x02" + mid.to_bytes(2, "big") for mid in range(1, 4)),
+            ]
+        )
+        assert once.is_published()
+        assert not any(one.is_published() for one in sure)
+        assert calls[0] == sent[: len(calls[0])]
+        assert len(calls[0]) == sum(
+            len(publish(f"t/{i}", b"x" * i, 1, b"")) for i in range(4)
+        )
+        client._thread = None
 
 
 # -- with brokers ----------------------------------------------------------------------

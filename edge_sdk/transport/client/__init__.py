@@ -3,5 +3,13 @@
 from edge_sdk.transport.client.packets import PublishPacket
 from edge_sdk.transport.client.paho_client import MAX_INCOMING, Client
 from edge_sdk.transport.client.sockets import connected, secured
+from edge_sdk.transport.client.waker import together
 
-__all__ = ["MAX_INCOMING", "Client", "PublishPacket", "connected", "secured"]
+__all__ = [
+    "MAX_INCOMING",
+    "Client",
+    "PublishPacket",
+    "connected",
+    "secured",
+    "together",
+]

@@ -30,6 +30,7 @@ from edge_sdk.transport.client.packets import (
     PublishPacket,
     acknowledgements,
     body_of,
+    join_first,
     published,
 )
 from edge_sdk.transport.client.sockets import READ, connected, leave
@@ -120,25 +121,19 @@ class Client(paho.Client):
     def loop_write(self) -> MQTTErrorCode:
         """As paho's, acknowledgements with it."""
         if self._waker is not None:  # before the look, so that no later one is missed
-            self._waker.woken = False
+            self._waker.looks()
         mids = []
         with contextlib.suppress(IndexError):
             while True:
                 mids.append(self._unacknowledged.popleft())
         if mids:
-            packet = acknowledgements(mids)
-            self._out_packet.append(
-                {
-                    "command": 0x40,
-                    "mid": mids[-1],
-                    "qos": 1,
-                    "pos": 0,
-                    "to_process": len(packet),
-                    "packet": packet,
-                    "info": None,
-                }
-            )
+            self._out_packet.append(acknowledgements(mids))
+        join_first(self._out_packet)
         return super().loop_write()
+
+    def want_write(self) -> bool:
+        """As paho's; an acknowledgement waits, too."""
+        return bool(self._unacknowledged) or super().want_write()
 
     def _sock_close(self) -> None:
         """As paho's; what was said last arrives, if we have said that we go."""
