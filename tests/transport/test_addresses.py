@@ -263,8 +263,9 @@ def test_the_other_broker_is_taken_when_one_is_killed(
         transport.subscribe("t/+")
 
         def port() -> int:
-            assert transport._link is not None
-            return int(transport._link._client.address.port)
+            with transport._lock:  # what waited arrives before the link is noted
+                assert transport._link is not None
+                return int(transport._link._client.address.port)
 
         for mine, other in ((0, 1), (1, 0)):
             assert links.get(timeout=WAIT_S)

@@ -95,7 +95,7 @@ def published(
         return PublishPacket(topic, bytes(view[at:end]), mid)
 
 
-def acknowledgements(mids: list[int]) -> dict[str, Any]:
+def acknowledgements(mids: list[int]) -> Any:
     """PUBACK packets, one after the other, as paho keeps what waits to be sent.
 
     Example:
