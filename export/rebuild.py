@@ -25,7 +25,7 @@ from edge_sdk.tasks.metrics import guess
 from edge_sdk.tasks.parts.adapted_model import adapted
 from edge_sdk.tasks.task import Examples, Task, load_task
 from edge_sdk.training.scoring import measure_of
-from export.checks.folded import folded
+from export.checks.folded import folded, without_norms
 from export.checks.made_up import made_up
 from export.checks.outputs import AT_ONCE, joined, outputs_of
 
@@ -268,7 +268,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
         ) from error
     whole = Source(
         model=frozen(model),
-        mask=checkpoint.mask,
+        mask=without_norms(task.name, model, checkpoint.mask, checkpoint.personal),
         input_shape=tuple(task.input_shape),
         task=task.name,
         round_no=checkpoint.round_no,

@@ -189,7 +189,8 @@ class ParameterMemory:
             for graph in (own.training, own.evaluation)
             for operation in graph.operations
             for at in operation.parameters[:1]
-            if operation.name == "repeat" and own.slots[at].name in self.mask.layers
+            if operation.name in {"repeat", "lengths"}
+            and own.slots[at].name in self.mask.layers
         }
 
     def _pattern(self, parameter: Parameter) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.parts.start import start_state
 from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.user_errors import blamed
+from edge_sdk.torch_modules.weight_norm import direction_of
 
 __all__ = ["first_kinds", "in_mode", "initial_state", "layers_of", "make_model"]
 
@@ -36,7 +37,8 @@ def layers_of(
 
     They are those of Conv1d/2d/3d, ConvTranspose1d/2d/3d, Linear and Embedding, the
     input and recurrent weights of RNN, LSTM and GRU layers and cells, and the input
-    projections of MultiheadAttention.
+    projections of MultiheadAttention. Of a weight-normed convolution or linear layer it
+    is the direction.
 
     Args:
         model: Any module; subclasses of these kinds count.
@@ -59,10 +61,10 @@ def layers_of(
         ['weight_ih_l0', 'weight_hh_l0']
     """
     owners: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    held = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in held.items():
         owners[id(parameter)].append(name)
-    # A reparametrised layer (weight norm) has no parameter of that name to mask.
-    held = {name for names in owners.values() for name in names}
+    # A layer whose weight is computed otherwise has no parameter of that name.
     found = [(n, m) for n, m in _maskable(model) if n in held]
     known = {name for name, _ in found}
     unknown = sorted(dense_layers - known)
@@ -73,13 +75,13 @@ def layers_of(
         )
     layers = []
     for name, module in found:
-        names = owners[id(_weight(name, module))]
+        names = owners[id(held[name])]
         if name in dense_layers or (only is not None and name not in only):
             continue
         # A head tied to an embedding is dense where the task names the head alone:
         # embeddings had no name to be dense by in 0.1.0.
         if isinstance(module, _ROWS_OUT) or dense_layers.isdisjoint(names):
-            layers.append(_layer(name, module, names, known))
+            layers.append(_layer(name, held[name], module, names, known))
     if not layers:
         raise TaskError(
             f"{type(model).__name__} has no convolution, linear, recurrent or "
@@ -98,7 +100,10 @@ def _maskable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Names of weights that a mask may act on, whether they are parameters or not."""
     for path, module in model.named_modules(remove_duplicate=False):
         head = f"{path}." if path else ""
-        if isinstance(module, (*_ROWS_OUT, *_TRANSPOSED)) or _plain_lookup(module):
+        if isinstance(module, (*_ROWS_OUT, *_TRANSPOSED)):
+            found = direction_of(module)
+            yield f"{head}{'weight' if found is None else found[0]}", module
+        elif _plain_lookup(module):
             yield f"{head}weight", module
         elif isinstance(module, _RECURRENT):
             for name, _ in module.named_parameters(recurse=False):
@@ -173,14 +178,14 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
             layer.training = mode
 
 
-def _weight(name: str, module: nn.Module) -> Any:
-    return getattr(module, name.rpartition(".")[2])
-
-
 def _layer(
-    name: str, module: nn.Module, owners: list[str], known: set[str]
+    name: str,
+    weight: nn.Parameter,
+    module: nn.Module,
+    owners: list[str],
+    known: set[str],
 ) -> LayerShape:
-    weight, groups = _weight(name, module), getattr(module, "groups", 1)
+    groups = getattr(module, "groups", 1)
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise TaskError(
             f"{name} has no shape before the first batch",
@@ -192,7 +197,10 @@ def _layer(
             remedy=f"Untie the weights, or keep this one dense: dense_layers = "
             f"frozenset({{{', '.join(repr(n) for n in owners if n in known)}}}).",
         )
-    if not isinstance(weight, nn.Parameter) or not isinstance(groups, int):
+    if not isinstance(groups, int):
         raise TaskError(f"{name} is not a plain parameter")
     columns_out = isinstance(module, (*_TRANSPOSED, nn.Embedding))
+    normed = direction_of(module)
+    if normed is not None and normed[1] in {0, 1}:  # each norm is one of something
+        columns_out = normed[1] == 1
     return LayerShape(name, tuple(weight.shape), groups, columns_out=columns_out)

@@ -14,6 +14,7 @@ from edge_sdk.errors import TaskError
 from edge_sdk.tasks.example_inputs import inputs_without_data
 from edge_sdk.tasks.trial_step import OperatorWatch, tensors_of
 from edge_sdk.tasks.user_errors import told
+from edge_sdk.torch_modules.weight_norm import directions_in
 
 __all__ = ["LARGE", "StepTrace", "trace_step"]
 
@@ -109,6 +110,8 @@ class _Counter:
 
     def __init__(self, model: nn.Module, batch: int) -> None:
         self._names = {p.data_ptr(): n for n, p in model.named_parameters()}
+        self._directions = set(directions_in(model))
+        self._made: list[torch.Tensor] = []  # whose addresses stay theirs
         self._batch = batch
         self.forward = True
         self.macs: dict[str, int] = {}
@@ -147,6 +150,9 @@ class _Counter:
             weight = self._names.get(tensor.data_ptr())
             if weight is None or tensor.dim() < 2:
                 continue
+            if weight in self._directions and fresh[0].shape == tensor.shape:
+                self._names[fresh[0].data_ptr()] = weight  # the weight made of it
+                self._made.append(fresh[0])
             macs = self._macs(name, tensor, read[0], fresh[0], args)
             if macs:
                 self.macs[weight] = self.macs.get(weight, 0) + macs

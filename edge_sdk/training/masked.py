@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from edge_sdk.errors import EngineError
 from edge_sdk.sparse import Mask
+from edge_sdk.torch_modules.weight_norm import with_kept_norms
 from edge_sdk.training.torch_engine.placement import Placement
 from edge_sdk.training.torch_engine.session import TorchModel
 
@@ -46,6 +47,7 @@ class MaskedModel(TorchModel):
     ) -> None:
         self.mask, self.reason, self.placement = mask, reason, placement
         self.module = model
+        with_kept_norms(model)
         own = dict(model.named_parameters())
         self._kept: dict[str, nn.Parameter] = {}
         self._flat: dict[str, torch.Tensor] = {}

@@ -1,8 +1,8 @@
-"""Adapters folded into a model's layers, and the check that it computes the same."""
+"""Adapters and weight norm folded into a model's layers, and the check of adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from edge_sdk.errors import ExportError
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.parts.adapted_model import is_adapter
 from edge_sdk.tasks.parts.low_rank import fold_adapters
+from edge_sdk.torch_modules.weight_norm import fold_directions
 
-__all__ = ["folded"]
+__all__ = ["folded", "without_norms"]
 
 _LIMIT = 1e-4  # of the largest output; float32 sums in another order differ by 1e-6
 
@@ -54,3 +55,32 @@ def folded(
     kept |= {n: np.ones(tuple(state[n].shape), np.bool_) for n in layers}
     note = f"adapters are folded into {len(layers)} layers, which are dense"
     return Mask(kept), note
+
+
+def without_norms(
+    name: str, model: nn.Module, mask: Mask, personal: Collection[str]
+) -> Mask:
+    """The mask of a model whose masked directions are folded in place; it is frozen.
+
+    Args:
+        name: What the model is called in messages.
+        model: With weight norm, and with the values that it keeps.
+        mask: By names of directions and of other weights.
+        personal: Entries that each device has for itself.
+
+    Raises:
+        ExportError: If one of these is folded into a weight.
+    """
+    before = set(model.state_dict())
+    found = fold_directions(model, mask)
+    gone = sorted((before - set(model.state_dict())) & set(personal))
+    if gone:
+        raise ExportError(
+            f"{name}: {gone[0]} is personal, and weight norm makes a weight of it that "
+            "no device can make its own",
+            remedy="Leave weight norm out of personal layers "
+            "(torch.nn.utils.parametrize.remove_parametrizations).",
+        )
+    for weight in model.parameters():  # torch leaves one that it made to train
+        weight.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    return found

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edge_sdk.training.copying import copy_model
+from edge_sdk.torch_modules.copying import copy_model
 from export.checks.outputs import AT_ONCE, joined, outputs_of
 from export.rebuild import Source
 

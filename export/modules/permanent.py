@@ -19,7 +19,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from edge_sdk.errors import ExportError
-from edge_sdk.training.copying import copy_model
+from edge_sdk.torch_modules.copying import copy_model
 from export.rebuild import frozen
 
 __all__ = ["Pattern", "permanent"]

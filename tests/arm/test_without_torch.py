@@ -9,8 +9,6 @@ import pytest
 from arm.real_round import Run, finish, real_round
 from without_torch import LEFT_OUT
 
-from edge_sdk.sparse import Mask
-
 PRELUDE = "import sys; sys.path[:] = [p for p in sys.path if p != {0!r}] + [{1!r}]\n"
 
 
@@ -72,17 +70,6 @@ for file in sorted(folder.glob("*.program")):
 """
 
 
-def alive(mask: Mask) -> Mask:
-    """The same mask, a unit that it cuts whole whole again: a direction has a length.
-
-    The project's own masks leave each output unit a weight. Without any, weight norm
-    divides 0 by 0, here as in torch.
-    """
-    rows = {n: mask[n].reshape(len(mask[n]), -1).any(1) for n in mask}
-    shapes = {n: (-1, *[1] * (mask[n].ndim - 1)) for n in mask}
-    return Mask({n: mask[n] | ~rows[n].reshape(shapes[n]) for n in mask})
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(460)
 def test_programs_of_every_family_give_the_gradients_of_the_host(
@@ -96,7 +83,7 @@ def test_programs_of_every_family_give_the_gradients_of_the_host(
     from edge_sdk.program.file import pack_program
 
     for name, case in cases().items():
-        mask = alive(mask_of(case.model, 0.6))
+        mask = mask_of(case.model, 0.6)
         model = loaded(case, mask)
         program = capture(case.model, case.loss, case.inputs, case.targets)
         before = model.values(), model.dense()

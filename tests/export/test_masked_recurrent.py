@@ -1,7 +1,8 @@
-"""Checkpoints whose masks act on recurrent and transposed layers are exported."""
+"""Checkpoints whose masks act on more than plain layers are exported."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import export
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from edge_sdk.errors import ExportError
 from edge_sdk.sparse import draw, erk, exact_counts
 from edge_sdk.tasks.layers import initial_state, layers_of
 from edge_sdk.tasks.task import load_task
@@ -34,6 +36,13 @@ class Up(nn.Module):
     def forward(self, x):
         return self.net(x.transpose(1, 2)).mean(2)
 
+def normed(norm):
+    return lambda: nn.Sequential(
+        norm(nn.Conv1d(7, 8, 2, dilation=2)), nn.ReLU(), norm(nn.Conv1d(8, 8, 2)),
+        norm(nn.ConvTranspose1d(8, 4, 2), dim=1), nn.Flatten(),
+        norm(nn.Linear(12, 6), dim=None), nn.Linear(6, 4),
+    )
+
 def examples(folder):
     rng = np.random.default_rng(0)
     return Examples(rng.normal(size=(60, 7, 5)).astype(np.float32), np.arange(60) % 4)
@@ -45,14 +54,20 @@ def task(name, model, dense=()):
 
 gru, up = task("gru", Gru), task("up", Up)
 bare = task("bare", Gru, ["out.weight"])
+normed_now = task("normed_now", normed(nn.utils.parametrizations.weight_norm))
+normed_before = task("normed_before", normed(nn.utils.weight_norm))
 """
 
 
-@pytest.mark.parametrize("name", ["gru", "up", "bare"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("name", ["gru", "up", "bare", "normed_now", "normed_before"])
 def test_a_checkpoint_keeps_its_layers_and_gives_onnx_with_the_module_s_outputs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`bare` masks nothing but recurrent weights, which ONNX merges and reorders."""
+    """`bare` masks nothing but recurrent weights, which ONNX merges and reorders.
+
+    Of weight-normed layers the mask is the direction's, and the file has the weight.
+    """
     (tmp_path / "flash_recurrent_task.py").write_text(TASKS)
     monkeypatch.syspath_prepend(tmp_path)
     reference = f"flash_recurrent_task:{name}"
@@ -74,7 +89,15 @@ def test_a_checkpoint_keeps_its_layers_and_gives_onnx_with_the_module_s_outputs(
     recurrent = {n for n in mask if n.startswith("rnn.")}
     assert set(built.left_out) == recurrent
     assert export.verify(tmp_path / "m.onnx", checkpoint).left_out == built.left_out
-    module = from_checkpoint(checkpoint).model
-    for weight in mask:
-        off = module.get_parameter(weight).detach().numpy()[~np.array(mask[weight])]
-        assert not off.any()
+    source = from_checkpoint(checkpoint)
+    assert len(source.mask) == len(mask)
+    own = replace(checkpoint, personal=tuple(checkpoint.dense))
+    if name.startswith("normed"):
+        with pytest.raises(ExportError, match="is personal, and weight norm"):
+            from_checkpoint(own)
+    assert not any(p.requires_grad for p in source.model.parameters())
+    for weight in source.mask:
+        kept = np.array(source.mask[weight])
+        own = source.model.get_parameter(weight).detach().numpy()
+        assert not own[~kept].any()
+        assert own[kept].all()

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.tasks.layers import layers_of
-from edge_sdk.training.copying import copy_model
+from edge_sdk.torch_modules.copying import copy_model
 from edge_sdk.training.masked import masked_model
 
 
@@ -81,11 +81,13 @@ def test_a_used_module_is_copied_and_the_copy_is_its_own(kind: str) -> None:
 def test_the_masked_engine_trains_beside_weights_that_hooks_make(kind: str) -> None:
     net = used(kind)
     layers = layers_of(net)
-    assert [layer.name for layer in layers] == ["b.weight"]
+    normed = ["a.weight_v"] if kind == "weight_norm" else []
+    assert [layer.name for layer in layers] == [*normed, "b.weight"]
     mask = draw(layers, exact_counts(uniform(layers), layers, 0.5), 1)
     dense = copy_model(net)
     with torch.no_grad():
-        dense.b.weight *= torch.from_numpy(np.array(mask["b.weight"]))
+        for name in mask:
+            dense.get_parameter(name).mul_(torch.from_numpy(np.array(mask[name])))
     x = torch.randn(5, 6)
     expected = dense.eval()(x)
     masked = masked_model(copy_model(dense), mask, reason="test")

@@ -16,6 +16,7 @@ from edge_sdk import zoo
 from edge_sdk.errors import TaskError
 from edge_sdk.sparse import LayerShape
 from edge_sdk.tasks import load_task
+from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import initial_state, layers_of, make_model
 
 
@@ -136,9 +137,27 @@ def test_a_lazy_layer_is_refused() -> None:
 
 
 def test_a_reparametrised_weight_is_left_dense() -> None:
-    normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+    normed = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
     model = nn.Sequential(normed, nn.Linear(3, 2))
     assert [s.name for s in layers_of(model)] == ["1.weight"]
+
+
+def test_of_a_weight_normed_layer_the_direction_is_masked() -> None:
+    norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(
+        norm(nn.Conv1d(2, 3, 3)),
+        norm(nn.ConvTranspose1d(3, 4, 2)),
+        norm(nn.ConvTranspose1d(4, 6, 2), dim=1),
+        norm(nn.ConvTranspose1d(6, 6, 2, groups=2), dim=1),  # its norms cross groups
+        norm(nn.Linear(8, 2), dim=1),  # its norms are not of channels
+        norm(nn.Linear(2, 2), dim=None),
+    )
+    found = {s.name[0]: s for s in layers_of(model)}
+    assert list(found) == ["0", "1", "2", "5"]
+    assert found["0"].name == "0.parametrizations.weight.original1"
+    # Each part that has a norm of its own keeps a weight.
+    assert [s.least for s in found.values()] == [3, 3, 6, 2]
+    assert with_units(model, layers_of(model)) == layers_of(model)
 
 
 @given(seed=st.integers(0, 2**63 - 1))

@@ -132,3 +132,12 @@ def test_a_layer_that_it_cannot_run_is_named() -> None:
     net = One(nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"))
     with pytest.raises(EngineError, match=r"weight layer\.weight has no sparse passes"):
         swat_model(net, full(net), {"layer.weight": 4}, {"layer.weight": 0.5})
+
+
+def test_a_weight_normed_layer_is_named_with_its_remedy() -> None:
+    net = One(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    (layer,) = layers_of(net)
+    mask = Mask({layer.name: np.ones(layer.shape, np.bool_)})
+    with pytest.raises(EngineError, match=r"sparse passes: .*normed") as caught:
+        swat_model(net, mask, {layer.name: 3}, {layer.name: 0.5})
+    assert "remove_parametrizations" in caught.value.help

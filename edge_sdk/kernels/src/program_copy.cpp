@@ -1,5 +1,7 @@
-// Rows that move values: permute, slice, flip, join, a parameter for every sample, and
-// into and out of the bfloat16 in which activations may wait for the backward pass.
+// Rows that move values: permute, slice, flip, join, a parameter (or the lengths in it) for
+// every sample, and into and out of the bfloat16 in which activations may wait for the
+// backward pass.
+#include <cmath>
 #include <cstring>
 
 #include "fe_elementwise.h"
@@ -149,6 +151,68 @@ int repeat_backward(const Call& c) {
   return code;
 }
 
+// ints: sizes before an axis, of it, behind it. One over the length of each of the axis's
+// parts of a parameter, the same for every sample; zero where a mask has cut the part.
+bool lengths_sizes(const Instruction& at, const FeParameter* parameters, Sizes& s) {
+  const int64_t all = product({at.ints[0], at.ints[1], at.ints[2]});
+  s.out = {product({at.ints[1]})};
+  s.parameters = {all};
+  if (const FeStructure* own = thinned(at, parameters)) {
+    if ((int64_t)own->rows * own->cols != all) return false;
+    s.parameters = {own->nnz};
+  }
+  s.reads_out = 1;
+  return true;
+}
+// body(part, k): which part of the axis value k of the parameter belongs to.
+template <class F>
+void each_part(const Call& c, F body) {
+  const int64_t parts = c.at.ints[1], behind = c.at.ints[2];
+  if (const FeStructure* own = thinned(c.at, c.parameters))
+    each_kept(*own, [&](int64_t place, int64_t k) { body(place / behind % parts, k); });
+  else
+    for (int64_t k = 0, n = c.at.ints[0] * parts * behind; k < n; k++)
+      body(k / behind % parts, k);
+}
+int lengths_forward(const Call& c) {
+  const int64_t parts = c.at.ints[1];
+  double* sums = scratch<double>(kWeights, (size_t)parts);
+  if (!sums) return FE_NO_MEMORY;
+  std::memset(sums, 0, (size_t)parts * sizeof(double));
+  const real* p = c.value(0);
+  each_part(c, [&](int64_t part, int64_t k) { sums[part] += (double)p[k] * p[k]; });
+  real* y = c.out(0);
+  for (int b = 0; b < c.blocks; b++)
+    for (int64_t i = 0; i < parts; i++) {
+      const real own = sums[i] > 0 ? (real)(1 / std::sqrt(sums[i])) : 0;
+      for (int l = 0; l < c.lanes; l++) y[(b * parts + i) * c.lanes + l] = own;
+    }
+  return FE_OK;
+}
+int lengths_backward(const Call& c) {
+  real* to = c.gradient(0);
+  if (!to) return FE_OK;
+  const int64_t parts = c.at.ints[1];
+  real* slope = scratch<real>(kUntrained, (size_t)parts);
+  if (!slope) return FE_NO_MEMORY;
+  FeBinary d{};
+  d.kind = FE_ADD;
+  d.lanes = c.lanes;
+  d.blocks = c.blocks;
+  d.threads = c.threads;
+  d.dims = 1;
+  d.shape[0] = d.elements[0] = d.elements[1] = parts;
+  d.stride[0][0] = d.stride[1][0] = d.batched[0] = 1;
+  const int code = fe_binary_backward(&d, nullptr, nullptr, c.d_out(0), nullptr, slope);
+  const real* y = c.out(0);
+  for (int64_t i = 0; i < parts; i++) slope[i] *= y[i * c.lanes] * y[i * c.lanes] * y[i * c.lanes];
+  const real* p = c.value(0);
+  each_part(c, [&](int64_t part, int64_t k) {
+    to[k] = (c.accumulate ? to[k] : 0) - slope[part] * p[k];
+  });
+  return code;
+}
+
 // ints: values per sample. Two bfloat16 lie in one real of four bytes.
 using Half = uint16_t __attribute__((may_alias));
 
@@ -201,6 +265,7 @@ const Row kCopyRows[] = {
     {"copy", kValues + 1, 0, copy_sizes, copy_forward, copy_backward},
     {"join", 3, 0, join_sizes, join_forward, join_backward},
     {"repeat", 1, 0, repeat_sizes, repeat_forward, repeat_backward},
+    {"lengths", 3, 0, lengths_sizes, lengths_forward, lengths_backward},
     {"to_bf16", 1, 0, narrow_sizes, narrow_forward, nullptr},
     {"from_bf16", 1, 0, widen_sizes, widen_forward, nullptr},
     {}};

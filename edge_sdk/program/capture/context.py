@@ -35,6 +35,7 @@ class Builder:
         many: Call that gives several -> its tensors, in order.
         losses: What the graph ends in, if it trains.
         pairs: Call -> the products of all pairs of examples that it is.
+        normed: Call that gives a weight by its direction and length -> what it is.
         instead: Call of a smaller operation -> the call that it is a part of.
     """
 
@@ -51,6 +52,7 @@ class Builder:
     many: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
     losses: LossTerms = field(default_factory=LossTerms)
     pairs: dict[fx.Node, Any] = field(default_factory=dict)
+    normed: dict[fx.Node, Any] = field(default_factory=dict)
     instead: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def input(self, node: fx.Node) -> int:
@@ -80,6 +82,9 @@ class Builder:
             raise self.refused(call, f"{told} is no tensor")
         if found in self.losses.scalars and found not in self.place:
             self.place[found] = self.losses.value(self, call, found)
+            self.layouts[found] = ALONE
+        if found in self.normed and found not in self.place:
+            self.place[found] = self.normed[found].tensor(self, call)
             self.layouts[found] = ALONE
         if found not in self.place:
             number = self.parameters.get(found, -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.program.capture.chance import Middles, NoDropout
+from edge_sdk.torch_modules.copying import copy_model
 
 __all__ = [
     "STEPS",
@@ -51,7 +51,7 @@ class Change:
 
 def _plain_copy(model: nn.Module) -> nn.Module:
     """A copy in training mode whose layers drop nothing out."""
-    found = copy.deepcopy(model).train()
+    found = copy_model(model).train()
     for module in found.modules():
         if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
             module.dropout = 0.0
@@ -123,7 +123,7 @@ def disturbed(
         seed: Of these.
     """
     draw = torch.Generator().manual_seed(seed)
-    own, (inputs, targets) = copy.deepcopy(model), batch
+    own, (inputs, targets) = copy_model(model), batch
 
     def moved_by(tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():

@@ -58,6 +58,20 @@ def _repeated(call: Operands) -> tuple[Shape, ...]:
     return (shape,)
 
 
+def _lengths(call: Operands) -> tuple[Shape, ...]:
+    own, axis = call.parameters[0], call.ints["axis"]
+    call.require(own is not None and -1 <= axis < len(own), "has no such axis")
+    return (_around(call)[1:2],)
+
+
+def _around(call: Operands) -> tuple[int, ...]:
+    """Sizes before the axis, of it, behind it; of -1 all of them are one part."""
+    own, axis = call.parameters[0] or (), call.ints["axis"]
+    if axis < 0:
+        return 1, 1, math.prod(own)
+    return math.prod(own[:axis]), own[axis], math.prod(own[axis + 1 :])
+
+
 RULES: Final[dict[str, Rule]] = {
     "copy": Rule(
         inputs=(1, 1),
@@ -73,5 +87,15 @@ RULES: Final[dict[str, Rule]] = {
         parameters=("value",),
         shapes=_repeated,
         arguments=lambda call: (math.prod(call.outputs[0]),),
+    ),
+    # One over the length of each part of a parameter along an axis, for each sample;
+    # zero where there is none.
+    "lengths": Rule(
+        inputs=(0, 0),
+        parameters=("value",),
+        ints=("axis",),
+        shapes=_lengths,
+        arguments=_around,
+        reads_out=lambda _: (0,),
     ),
 }

@@ -95,6 +95,7 @@ class _Walk:
 
     def __init__(self, model: nn.Module, maskable: set[str]) -> None:
         self._modules = dict(model.named_modules())
+        self._parameters = dict(model.named_parameters(remove_duplicate=False))
         self._maskable = maskable
         self._values: dict[fx.Node, _Value] = {}
         self._makes: dict[str, _Group] = {}
@@ -158,9 +159,10 @@ class _Walk:
         return _flattened(source) if flattens_all(node, name) else None
 
     def _module(self, node: fx.Node, path: str, layer: nn.Module) -> _Value | None:
-        if isinstance(layer, CONVS):
+        lone = f"{path}.weight" in self._parameters  # and not computed of others
+        if isinstance(layer, CONVS) and lone:
             return self._conv(layer, path, self._source(node))
-        if type(layer) is nn.Linear:
+        if type(layer) is nn.Linear and lone:
             return self._linear(layer, path, self._source(node))
         source = self._only(node)
         if source is None:

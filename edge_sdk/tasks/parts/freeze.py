@@ -6,12 +6,13 @@ from torch import nn
 
 from edge_sdk.tasks.parts.patterns import matched
 from edge_sdk.tasks.task import Task
+from edge_sdk.torch_modules.weight_norm import with_kept_norms
 
 __all__ = ["stay_in_evaluation", "task_model"]
 
 
 def task_model(task: Task) -> nn.Module:
-    """The task's model, with what the task freezes frozen.
+    """The task's model, with what the task freezes frozen; weight norm stays finite.
 
     A module of which every parameter and every statistic is frozen stays in evaluation
     mode: batch norm would take the statistics of a batch, and move its own.
@@ -20,6 +21,8 @@ def task_model(task: Task) -> nn.Module:
         TaskError: If what the task freezes is nothing of the model.
     """
     model = task.model()
+    if isinstance(model, nn.Module):
+        with_kept_norms(model)
     if task.frozen and isinstance(model, nn.Module):
         frozen = set(matched(task, "frozen", list(model.state_dict())))
         for name, parameter in model.named_parameters(remove_duplicate=False):

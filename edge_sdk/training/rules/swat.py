@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from edge_sdk.errors import EngineError
 from edge_sdk.sparse import LayerShape, Mask, exact_counts, uniform
+from edge_sdk.torch_modules.weight_norm import directions_in
 from edge_sdk.training.masked import MaskedModel, masked_model
 from edge_sdk.wire.rules import Swat, TopK
 
@@ -48,7 +49,15 @@ def swat_model(
         EngineError: If a maskable layer is neither a convolution padded with zeros nor
             linear.
     """
+    normed = directions_in(model)
     for name, count in kept.items():
+        if name in normed:
+            raise EngineError(
+                f"{name} has no sparse passes: its layer's weight is weight-normed",
+                remedy="Fold weight norm before training "
+                "(torch.nn.utils.parametrize.remove_parametrizations), or name "
+                "it in the task's dense_layers.",
+            )
         layer = model.get_submodule(name.rpartition(".")[0])
         step = _linear if type(layer) is nn.Linear else _conv
         if step is _conv:

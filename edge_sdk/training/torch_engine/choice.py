@@ -13,7 +13,7 @@ from torch import nn
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import kernels, unavailable_reason
 from edge_sdk.sparse import Mask
-from edge_sdk.training.copying import copy_model
+from edge_sdk.torch_modules.copying import copy_model
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.masked import MaskedModel, masked_model
 from edge_sdk.training.memory_limit import EngineName, StepMemory

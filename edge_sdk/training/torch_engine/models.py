@@ -21,7 +21,7 @@ from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.parts.adapted_model import adapted
 from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.training.copying import copy_model
+from edge_sdk.torch_modules.copying import copy_model
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.memory_limit import (

@@ -23,7 +23,7 @@ from edge_sdk.sparse import Boxes, LayerShape, Mask, Units
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import in_mode
 from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.training.copying import copy_model
+from edge_sdk.torch_modules.copying import copy_model
 from edge_sdk.training.engine import TrainingModel, TrainingSession
 from edge_sdk.wire.messages import Training
 

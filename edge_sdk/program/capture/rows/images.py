@@ -9,6 +9,7 @@ import torch
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.rows.layers import pair
+from edge_sdk.program.capture.rows.normed import by_direction
 from edge_sdk.program.capture.rows.rearranged.copies import transposed
 from edge_sdk.program.capture.steps import reshaped
 
@@ -272,6 +273,6 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "upsample_nearest2d": _upsample,
     "upsample_linear1d": _upsample,
     "upsample_bilinear2d": _upsample,
-    "conv_transpose1d": _conv_transpose,
-    "conv_transpose2d": _conv_transpose,
+    "conv_transpose1d": by_direction(_conv_transpose, transposed=True),
+    "conv_transpose2d": by_direction(_conv_transpose, transposed=True),
 }

@@ -9,6 +9,7 @@ from typing import Any, Final
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import Layout
 from edge_sdk.program.capture.rows.matrices import multiplied
+from edge_sdk.program.capture.rows.normed import by_direction
 from edge_sdk.program.capture.rows.rearranged.copies import strided, transposed
 from edge_sdk.program.capture.rows.rearranged.joins import joined
 from edge_sdk.program.capture.steps import combined, reshaped
@@ -225,9 +226,9 @@ def _bilinear(builder: Builder, call: Node) -> None:
 
 
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
-    "conv1d": _conv,
-    "conv2d": _conv,
-    "conv3d": _conv3d,
-    "linear": _linear,
+    "conv1d": by_direction(_conv),
+    "conv2d": by_direction(_conv),
+    "conv3d": by_direction(_conv3d),
+    "linear": by_direction(_linear),
     "bilinear": _bilinear,
 }
