@@ -33,11 +33,12 @@ class RoundPages(RoundRecords):
     def plan_round(
         self, no: int, *, goal: int, quorum: int, rate: float, base: str
     ) -> None:
-        """Record a new round; it replaces a plan that issued no task.
+        """Record a new round in the open group; it replaces a plan without tasks.
 
-        A warm-up that was given up is opened again.
+        Nothing follows from a plan before its tasks are durable. A warm-up that was
+        given up is opened again.
         """
-        with self._commits.alone() as db:
+        with self._commits.joined() as db:
             db.execute(
                 "INSERT INTO rounds (no, phase, goal, quorum, rate, base, opened) "
                 "VALUES (?, 'plan', ?, ?, ?, ?, ?) ON CONFLICT (no) DO UPDATE SET "

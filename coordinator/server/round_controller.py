@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 from coordinator.algorithms.base import Algorithm
@@ -178,7 +177,7 @@ class RoundController:
         if self._now is None:
             return
         state, effects = advance(self._now.state, event)
-        self._now = now = replace(self._now, state=state)
+        self._now = now = OpenRound(state, self._now.parts, self._now.attempt)
         for effect in effects:
             match effect:
                 case Issue():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 __all__ = ["MOST_TOGETHER", "Waker", "together"]
 
-MOST_TOGETHER = 16  # packets that wait for each other; devices need not wait for more
+MOST_TOGETHER = 64  # packets that wait for each other; a broker may send 256 ahead
 
 
 class _Held(threading.local):
