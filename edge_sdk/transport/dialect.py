@@ -55,11 +55,14 @@ class RefusedError(ConnectionError):
         reason: Reason code of MQTT 5; 0 for none.
         passing: Whether that may end without a person: a clock that is not set yet, a
             broker that is full or being started.
+        server: The server that it names in its own place; empty for none.
     """
 
-    def __init__(self, text: str, reason: int = 0, *, passing: bool = False) -> None:
+    def __init__(
+        self, text: str, reason: int = 0, *, passing: bool = False, server: str = ""
+    ) -> None:
         super().__init__(text)
-        self.reason, self.passing = reason, passing
+        self.reason, self.passing, self.server = reason, passing, server
 
 
 class SlowBrokers:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, repeat
 
-from edge_sdk.transport.address import Address, reachable
+from edge_sdk.transport.address import MOVED, Address, reachable, sent_on
 from edge_sdk.transport.base import Deliver, Will
 from edge_sdk.transport.dialect import (
     SLOW,
@@ -24,6 +24,7 @@ from edge_sdk.transport.meter import Meter
 __all__ = ["open_link"]
 
 log = logging.getLogger(__name__)
+SENT_ON = 3  # times in a row that a broker may send us to another one
 _MEMORY = DialectCache()
 # Reason codes of MQTT 5.0, section 2.4, which brokers give for a will: it may not be
 # published there, has no topic or payload that they take, or they have none.
@@ -61,10 +62,10 @@ def open_link(
     *others, last = reachable(address)
     for one in others:
         try:
-            return attempts.at(one, will)
+            return attempts.followed(one, will)
         except OSError as error:  # noqa: PERF203 - each is tried
             log.info("%s: %s; trying the next address", one.url, error)
-    return attempts.at(last, will)
+    return attempts.followed(last, will)
 
 
 class _Attempts:
@@ -79,6 +80,21 @@ class _Attempts:
         self, gap_s: float, make: Callable[[Address, Dialect, Will | None], Link]
     ) -> None:
         self._waits, self._make = chain((0.0,), repeat(gap_s)), make
+
+    def followed(self, one: Address, will: Will | None) -> Link:
+        """A link to an address, or to one that its broker sends us to."""
+        for _ in range(SENT_ON):
+            try:
+                return self.at(one, will)
+            except RefusedError as error:  # noqa: PERF203 - brokers' answers
+                there = sent_on(one, error.reason, error.server)
+                if there is None:
+                    raise
+                level = logging.WARNING if error.reason == MOVED else logging.INFO
+                text = "the broker at %s sends us to %s: %s"
+                log.log(level, text, one.url, there.url, error)
+                one = there
+        return self.at(one, will)
 
     def at(self, one: Address, will: Will | None) -> Link:
         """A link to an address, without the will where the broker refuses that."""

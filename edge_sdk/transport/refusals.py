@@ -39,10 +39,10 @@ REMEDIES = {
     "Administrative action": "a person or a rule of the broker has ended the link",
     "Connection rate exceeded": "the broker limits how often a client connects",
     "Maximum connect time": "the broker ends links of this age; the next one is made",
-    "Use another server": "the broker wants us at another address: write the one that "
-    "it names in broker, or ask who runs it",
-    "Server moved": "the broker has another address now: write the one that it names "
-    "in broker, or ask who runs it",
+    "Use another server": "the broker wants us at another address, which is followed "
+    "over TLS: write the one that it names in broker, or ask who runs it",
+    "Server moved": "the broker has another address now, which is followed over TLS: "
+    "write the one that it names in broker, or ask who runs it",
     "Bad authentication method": "it wants a sign-in that we do not know: have it take "
     "user and password, or certificates",
     "Packet too large": "raise the broker's limit for packets, to 128 KiB if you can "

@@ -169,7 +169,8 @@ def check_answer(
     if answer.is_failure:
         passing = answer.value in PASSING
         said = in_words(answer, client.told)
-        raise RefusedError(said, answer.value, passing=passing)
+        server = str(getattr(client.told, "ServerReference", ""))
+        raise RefusedError(said, answer.value, passing=passing, server=server)
 
 
 # How answers of other servers begin, and what they come to.
