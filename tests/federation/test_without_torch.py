@@ -169,14 +169,14 @@ def test_an_engine_of_torchs_is_refused_with_what_to_do(federation: Make) -> Non
 BY_TORCH = (
     "edge_sdk.program.capture",
     "edge_sdk.training.torch_engine", "edge_sdk.tasks.graph", "edge_sdk.zoo",
-    "edge_sdk.models",
+    "edge_sdk.models", "edge_sdk.torch_modules",
     *(f"edge_sdk.tasks.{name}" for name in (
         "batch", "casts", "cost", "example_check", "example_inputs", "layers",
         "metrics", "model_state", "parts.adapted_model", "parts.freeze",
         "parts.low_rank", "parts.run_task", "parts.start", "parts.statistics",
         "trace", "trial_step", "value_check")),
     *(f"edge_sdk.training.{name}" for name in (
-        "accumulate", "copying", "masked", "scoring", "sgd", "step", "rules.swat")),
+        "accumulate", "masked", "scoring", "sgd", "step", "rules.swat")),
     "edge_sdk.datasets.rows", "edge_sdk.device.probe.steps",
     "edge_sdk.device.probe.torch_rates",
 )  # fmt: skip
