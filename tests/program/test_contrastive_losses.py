@@ -137,14 +137,75 @@ def test_it_is_right_for_any_batch_and_any_number_of_threads(samples: int) -> No
     assert found[0][0] == pytest.approx(expected.item(), rel=1e-5)
 
 
+def by_hand(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    alike = torch.exp(a @ b.t() / 0.2)
+    return -torch.log(torch.diag(alike) / alike.sum(1)).mean()
+
+
+def by_hand_both_ways(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    alike = (torch.mm(a, b.T) * 4).exp()
+    shares = [alike.diagonal() / alike.sum(dim=k) for k in range(2)]
+    return -(shares[0].log() + shares[1].log()).mean()
+
+
+def by_shares(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    alike = a @ b.t() * 5
+    ways = F.log_softmax(alike, dim=1), F.log_softmax(alike, dim=0)
+    return -(ways[0].diag() + 2 * ways[1].diag()).mean()
+
+
+def by_logarithms(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    alike = a @ b.t() * 5
+    return (torch.logsumexp(alike, 1) - alike.diag()).mean()
+
+
+def all_views_by_hand(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """SimCLR as its paper writes it: no view is compared with itself."""
+    z = torch.cat([a, b])
+    alike = torch.exp(z @ z.t() / 0.5) * ~torch.eye(len(z), dtype=torch.bool)
+    own = torch.exp((a * b).sum(1) / 0.5)
+    return -torch.log(torch.cat([own, own]) / alike.sum(dim=-1)).mean()
+
+
+def filled_by_hand(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    z = torch.cat([a, b])
+    alike = torch.exp(z @ z.t()).masked_fill(torch.eye(len(z)).bool(), 0.0)
+    return torch.log(alike.sum(1)).mean()
+
+
+BY_HAND = {
+    of.__name__: of
+    for of in (
+        *(by_hand, by_hand_both_ways, by_shares, by_logarithms),
+        *(all_views_by_hand, filled_by_hand),
+    )
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_contrast_by_hand_is_torchs_for_any_number_of_examples(name: str) -> None:
+    assert error_of(lambda: two_views(BY_HAND[name])) < 1e-4
+    assert error_on_more(lambda: two_views(BY_HAND[name])) < 1e-4
+
+
 REFUSED: dict[str, tuple[Views, str]] = {
     "targets of other examples": (
         lambda a, b: F.cross_entropy(a @ b.t(), torch.zeros(len(a), dtype=torch.long)),
         "do not name each example's partner",
     ),
-    "exponentials by hand": (
-        lambda a, b: torch.log((a @ b.t()).exp().sum(1)).mean(),
+    "squares of pairs": (
+        lambda a, b: (a @ b.t()).square().sum(1).mean(),
         "it takes products of all pairs of examples",
+    ),
+    "a weighted sum": (
+        lambda a, b: (
+            ((a @ b.t()).exp() * torch.ones(len(a), len(a)).tril()).sum(1).mean()
+        ),
+        "hides more than the diagonal",
+    ),
+    "another diagonal": (
+        lambda a, b: (a @ b.t()).exp().diagonal(1).mean(),
+        "another diagonal",
     ),
     "a filled triangle": (
         lambda a, b: F.cross_entropy(

@@ -181,7 +181,65 @@ def test_places_are_exact_where_values_are_equal() -> None:
     assert found.round(3).tolist() == [[1, 1, 2, 3], [2, 2, 3, 4], [0, 0, 3, 4]]
 
 
+def strongest(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Zeros but for the two largest of eight."""
+    h = m.body(x)
+    mask = torch.zeros_like(h).scatter_(1, h.topk(2, dim=1).indices, 1.0)
+    return m.head((h * mask)[:, ::2] + mask[:, :4])
+
+
+def one_hot(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Tokens of a sequence as rows with a two; each row may be named again."""
+    rows = torch.zeros(x.size(0), x.size(1), 5).scatter(2, x.unsqueeze(2), 2.0)
+    seen = torch.zeros(x.size(0), 5).scatter_(1, x, 1.0)
+    return m.layer(rows).mean(1) + seen[:, :4]
+
+
+def angles(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Of sines and cosines, as margins between classes have them."""
+    h = torch.tanh(m.body(x))
+    return m.head(torch.acos(h[:, :4]) + torch.asin(h[:, 4:]))
+
+
+def of_nothing(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Norms, distances, deviations and angles of zeros, which have no gradient."""
+    h = F.relu(m.body(x) - 0.5)
+    some, other = h[:, :4], h[:, [4, 4, 5, 6]]
+    apart = torch.cdist(some.unsqueeze(1), other.unsqueeze(1)).squeeze(1)
+    whole = h.norm(dim=1, keepdim=True) + h.std(1, keepdim=True) + apart
+    alike = F.cosine_similarity(some, other, dim=1).unsqueeze(1)
+    return m.head(F.normalize(some, dim=1)) + whole + alike + torch.atan2(some, other)
+
+
+MARKED: dict[str, Callable[[], Case]] = {
+    "strongest": lambda: plain(strongest),
+    "one_hot": lambda: tokens(Plain(one_hot, layer=nn.Linear(5, 4)), 6, 5),
+    "angles": lambda: plain(angles),
+    "of_nothing": lambda: plain(of_nothing),
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_marks_angles_and_norms_of_nothing_train_as_torch_does(name: str) -> None:
+    error = error_of(MARKED[name])
+    assert error < 1e-4  # and is a number: of 0 / 0 it would be none
+
+
+def test_norms_of_nothing_are_met() -> None:
+    torch.manual_seed(11)
+    case = plain(of_nothing)
+    with torch.no_grad():
+        h = F.relu(case.model.body(case.inputs) - 0.5)  # type: ignore[operator]
+    assert bool((h == 0).all(1).any())
+
+
 REFUSED: dict[str, tuple[Callable[[], Case], str]] = {
+    "values of one's own": (
+        lambda: between(
+            lambda z: torch.zeros_like(z).scatter_(1, z[:, :2].argsort(1), z)[:, :4]
+        ),
+        r"scatter_.*puts more than a number into zeros",
+    ),
     "over the batch": (
         lambda: between(lambda z: (z - z.topk(2, dim=0)[0].mean(0))[:, :4]),
         r"topk.*works along the batch",

@@ -133,6 +133,24 @@ def test_a_variational_autoencoder_trains_through_its_draws() -> None:
     assert apart < 6 * np.linalg.norm(spread) / np.linalg.norm(theirs)
 
 
+def test_a_hard_choice_is_one_of_the_classes_by_the_same_draws() -> None:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return F.gumbel_softmax(m.layer(x), tau=0.7, hard=m.hard)
+
+    found = []
+    torch.manual_seed(0)
+    layer, x = nn.Linear(4, 5), torch.randn(N, 4)
+    for hard in (True, False):
+        model = Plain(run, layer=layer, hard=hard)
+        case = Case(model, x, torch.eye(5).repeat(5, 1)[:N], F.mse_loss)
+        assert compiled(model, case.loss, x, case.targets).file
+        own = loaded(case, Mask({}))
+        found.append(own.predict(x.numpy()))
+    np.testing.assert_allclose(found[0].max(1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.sort(found[0])[:, :-1], 0, atol=1e-6)
+    assert (found[0].argmax(1) == found[1].argmax(1)).all()
+
+
 def test_what_all_examples_share_is_refused_in_words() -> None:
     class Noisy(nn.Module):
         def __init__(self) -> None:

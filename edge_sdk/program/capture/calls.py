@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import PLAIN
-from edge_sdk.program.capture.rows.losses.pairs import of_pairs
+from edge_sdk.program.capture.rows.losses.pair_sums import of_pairs
 from edge_sdk.program.capture.steps import unary
 from edge_sdk.program.capture.table import ROWS
 

@@ -16,6 +16,7 @@ __all__ = [
     "lone_loss",
     "over_batch",
     "reshaped",
+    "root",
     "unary",
 ]
 
@@ -26,6 +27,19 @@ def unary(
     """An element-wise operation of a tensor."""
     shape = builder.tensors[source].shape
     return builder.step(call, name, (source,), shape, reals=(a, b))
+
+
+def root(builder: Builder, call: Node, source: int) -> int:
+    """The square root of a sum of squares; where that is zero it has no gradient.
+
+    So torch's norms, distances and deviations have it; that of a square root alone is
+    infinite there.
+    """
+    some = unary(builder, call, "greater", source)
+    none = unary(builder, call, "affine", some, -1.0, 1.0)
+    found = combined(builder, call, "add", source, none)
+    found = unary(builder, call, "sqrt", found)
+    return combined(builder, call, "multiply", found, some)
 
 
 def reshaped(builder: Builder, call: Node, source: int, shape: Shape) -> int:

@@ -1,4 +1,4 @@
-"""Tangents, hyperbolic functions, and the angle of a point."""
+"""Tangents, hyperbolic functions, and angles: of a point, a sine and a cosine."""
 
 from __future__ import annotations
 
@@ -39,13 +39,19 @@ def _hyperbolic(sign: float) -> Row:
 
 
 def _angle(builder: Builder, call: Node) -> None:
-    """Atan2 of y and x: the smaller over the larger one, from the nearest axis."""
+    """Atan2 of two values."""
     both = call["self"], call["other"]
     layout = layout_of(builder, call, list(both))
     shape = builder.sample(call, layout)
     y, x = (
         expanded(builder, call, operand(builder, call, n, layout), shape) for n in both
     )
+    builder.put(call, _turned(builder, call, y, x), layout)
+
+
+def _turned(builder: Builder, call: Node, y: int, x: int) -> int:
+    """The angle of a point: the smaller over the larger one, from the nearest axis."""
+    shape = builder.tensors[y].shape
 
     def choice(which: int, one: int, two: int) -> int:
         return builder.step(call, "choice", (which, one, two), shape)
@@ -56,21 +62,43 @@ def _angle(builder: Builder, call: Node) -> None:
     sizes = [unary(builder, call, "abs", t) for t in (x, y)]
     apart = combined(builder, call, "subtract", *sizes)
     flat = unary(builder, call, "greater", apart)
-    over = unary(builder, call, "reciprocal", choice(flat, x, y))
+    some = unary(builder, call, "greater", combined(builder, call, "add", *sizes))
+    none = scaled(some, -1.0, 1.0)  # no angle: it is zero, and so is its gradient
+    larger = combined(builder, call, "add", choice(flat, x, y), none)
+    over = unary(builder, call, "reciprocal", larger)
     ratio = combined(builder, call, "multiply", choice(flat, y, x), over)
+    ratio = combined(builder, call, "multiply", ratio, some)
     angle = unary(builder, call, "atan", ratio)
     below = unary(builder, call, "greater", scaled(y, -1.0, 0.0))
     turn = scaled(below, -2 * math.pi, math.pi)  # where x is below zero
     behind = unary(builder, call, "greater", scaled(x, -1.0, 0.0))
     turn = combined(builder, call, "multiply", turn, behind)
     upright = scaled(below, -math.pi, math.pi / 2)
+    upright = combined(builder, call, "multiply", upright, some)
     one = combined(builder, call, "add", angle, turn)
     two = combined(builder, call, "subtract", upright, angle)
-    builder.put(call, choice(flat, one, two), layout)
+    return choice(flat, one, two)
+
+
+def _inverse(*, sine: bool) -> Row:
+    """The angle of a sine, or of a cosine."""
+
+    def row(builder: Builder, call: Node) -> None:
+        tensor, layout = builder.value(call, "self")
+        more = unary(builder, call, "affine", tensor, 1.0, 1.0)
+        less = unary(builder, call, "affine", tensor, -1.0, 1.0)
+        other = combined(builder, call, "multiply", more, less)
+        other = unary(builder, call, "sqrt", other)
+        point = (tensor, other) if sine else (other, tensor)
+        builder.put(call, _turned(builder, call, *point), layout)
+
+    return row
 
 
 ROWS: Final[dict[str, Row]] = {
     "tan": _quotient,
+    **dict.fromkeys(("asin", "arcsin"), _inverse(sine=True)),
+    **dict.fromkeys(("acos", "arccos"), _inverse(sine=False)),
     "sinh": _hyperbolic(-1.0),
     "cosh": _hyperbolic(1.0),
     **dict.fromkeys(("atan2", "arctan2"), _angle),

@@ -14,6 +14,7 @@ from edge_sdk.program.capture.steps import (
     constant,
     over_batch,
     reshaped,
+    root,
     unary,
 )
 from edge_sdk.program.graph import Shape
@@ -148,7 +149,7 @@ def mean_loss(builder: Builder, call: Node, terms: int, *, whole: bool) -> None:
         builder.losses.summed.add(number)
 
 
-def _variance(*, root: bool) -> Row:
+def _variance(*, deviation: bool) -> Row:
     def row(builder: Builder, call: Node) -> None:
         axes, over = _places(builder, call)
         source = builder.value(call, "self")[0]
@@ -169,8 +170,8 @@ def _variance(*, root: bool) -> Row:
             found = combined(builder, call, "multiply", found, share)
         else:
             found = summed(builder, call, square, axes, 1 / (count - correction))
-        if root:
-            found = unary(builder, call, "sqrt", found)
+        if deviation:
+            found = root(builder, call, found)
         put_reduced(builder, call, found, over=over)
 
     return row
@@ -188,7 +189,7 @@ def _norm(builder: Builder, call: Node) -> None:
         terms = combined(builder, call, "multiply", source, source)
     found = summed(builder, call, terms, axes, 1.0)
     found = over_batch(builder, call, found, mean=False) if over else found
-    found = unary(builder, call, "sqrt", found) if order == 2 else found
+    found = root(builder, call, found) if order == 2 else found
     put_reduced(builder, call, found, over=over)
 
 
@@ -212,7 +213,7 @@ def _distances(builder: Builder, call: Node) -> None:
     apart = combined(builder, call, "subtract", left, right)
     square = combined(builder, call, "multiply", apart, apart)
     total = summed(builder, call, square, [len(builder.tensors[square].shape) - 1], 1.0)
-    found_root = unary(builder, call, "sqrt", total)
+    found_root = root(builder, call, total)
     shape = builder.sample(call, layout)
     builder.put(call, reshaped(builder, call, found_root, shape), layout)
 
@@ -220,8 +221,8 @@ def _distances(builder: Builder, call: Node) -> None:
 ROWS: Final[dict[str, Row]] = {
     "mean": _reduction(mean=True),
     "sum": _reduction(mean=False),
-    "var": _variance(root=False),
-    "std": _variance(root=True),
+    "var": _variance(deviation=False),
+    "std": _variance(deviation=True),
     "linalg_vector_norm": _norm,
     "norm": _norm,
     "cdist": _distances,

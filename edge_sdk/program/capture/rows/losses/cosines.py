@@ -10,7 +10,7 @@ from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.operands import layout_of, operand
 from edge_sdk.program.capture.rows.losses.pairs import Pairs
 from edge_sdk.program.capture.rows.reductions import summed
-from edge_sdk.program.capture.steps import combined, reshaped, unary
+from edge_sdk.program.capture.steps import combined, reshaped, root, unary
 
 __all__ = ["ROWS"]
 
@@ -18,7 +18,7 @@ __all__ = ["ROWS"]
 def _of_length_one(builder: Builder, call: Node, source: int, axis: int) -> int:
     """Vectors along an axis, divided by their lengths or by a least one."""
     square = combined(builder, call, "multiply", source, source)
-    length = unary(builder, call, "sqrt", summed(builder, call, square, [axis], 1.0))
+    length = root(builder, call, summed(builder, call, square, [axis], 1.0))
     least = float(call.get("eps", 1e-8))
     length = unary(builder, call, "hardtanh", length, least, float("inf"))
     return combined(

@@ -21,7 +21,7 @@ from edge_sdk.program.capture.rows.rearranged.copies import transposed
 from edge_sdk.program.capture.rows.reductions import mean_loss
 from edge_sdk.program.capture.steps import combined, reshaped, unary
 
-__all__ = ["Pairs", "of_pairs", "paired"]
+__all__ = ["RULES", "Pairs", "Rule", "is_diagonal", "paired", "scaled"]
 
 _NEVER = -1e8  # what is filled in below it, no exponential of it is left
 _MEAN = 1
@@ -38,6 +38,8 @@ class Pairs:
         column_layout: Likewise.
         factor: Of every product.
         apart: Whether the diagonal does not count.
+        kind: "" for the products, "exp" for their exponentials, "log_softmax" for the
+            logarithms of their rows' shares.
     """
 
     rows: int
@@ -46,9 +48,10 @@ class Pairs:
     column_layout: Layout
     factor: float = 1.0
     apart: bool = False
+    kind: str = ""
 
     def turned(self) -> Pairs:
-        """Rows as columns."""
+        """Rows as columns; shares are those of columns then, which are none here."""
         return replace(
             self,
             rows=self.columns,
@@ -56,6 +59,9 @@ class Pairs:
             row_layout=self.column_layout,
             column_layout=self.row_layout,
         )
+
+
+Rule = Callable[[Builder, Node, Pairs], Any]
 
 
 def paired(builder: Builder, call: Node) -> bool:
@@ -78,19 +84,6 @@ def paired(builder: Builder, call: Node) -> bool:
         columns = transposed(builder, call, turned, (1, 0))
     builder.pairs[call.node] = Pairs(rows, columns, left, right)
     return True
-
-
-def of_pairs(builder: Builder, call: Node, name: str) -> None:
-    """Emits a call that takes a matrix of pairs.
-
-    Raises:
-        EngineError: If programs have nothing for it; names layer and source line.
-    """
-    rule = _RULES.get(name.removesuffix("_"))
-    node = next((v for v in call.arguments.values() if v in builder.pairs), None)
-    if rule is None or node is None:
-        raise builder.refused(call, "it takes products of all pairs of examples")
-    rule(builder, call, builder.pairs[node])
 
 
 def _same(builder: Builder, call: Node, own: Pairs) -> None:
@@ -146,7 +139,7 @@ def _times(*, divided: bool) -> Callable[[Builder, Node, Pairs], None]:
 def _filled(builder: Builder, call: Node, own: Pairs) -> None:
     """Of masked_fill: the diagonal, with what no exponential is left of."""
     mask, value = call["mask"], number_of(builder, call["value"])
-    known = mask in builder.constants and _is_diagonal(builder.constants.tensor(mask))
+    known = mask in builder.constants and is_diagonal(builder.constants.tensor(mask))
     if not known or value is None or value > _NEVER:
         raise builder.refused(call, "fills in more than the diagonal of pairs")
     builder.pairs[call.node] = replace(own, apart=True)
@@ -166,7 +159,7 @@ def _shifted(sign: float) -> Callable[[Builder, Node, Pairs], None]:
         if other not in builder.constants or call["self"] not in builder.pairs:
             raise builder.refused(call, "sums of pairs of examples")
         value = sign * float(call.get("alpha", 1)) * builder.constants.tensor(other)
-        hidden = _is_diagonal(value != 0) and bool((value.diagonal() <= _NEVER).all())
+        hidden = is_diagonal(value != 0) and bool((value.diagonal() <= _NEVER).all())
         if not hidden:
             raise builder.refused(call, "adds more than a bar on the diagonal of pairs")
         builder.pairs[call.node] = replace(own, apart=True)
@@ -174,9 +167,17 @@ def _shifted(sign: float) -> Callable[[Builder, Node, Pairs], None]:
     return rule
 
 
-def _is_diagonal(mask: torch.Tensor) -> bool:
+def is_diagonal(mask: torch.Tensor) -> bool:
+    """Tell whether a square of truths has them on its diagonal, all and alone."""
     square = mask.dim() == 2 and mask.shape[0] == mask.shape[1]
     return square and bool((mask == torch.eye(len(mask), dtype=torch.bool)).all())
+
+
+def scaled(builder: Builder, call: Node, own: Pairs) -> int:
+    """The rows, times the factor of every product."""
+    if own.factor == 1:
+        return own.rows
+    return unary(builder, call, "affine", own.rows, own.factor)
 
 
 def _picked(builder: Builder, call: Node, own: Pairs) -> None:
@@ -191,9 +192,7 @@ def _picked(builder: Builder, call: Node, own: Pairs) -> None:
     count = builder.tensors[own.rows].shape[0]
     if shift is None or (own.apart and not shift):
         raise builder.refused(call, "its targets do not name each example's partner")
-    rows = own.rows
-    if own.factor != 1:
-        rows = unary(builder, call, "affine", rows, own.factor)
+    rows = scaled(builder, call, own)
     terms = builder.step(
         *(call, "contrast", (rows, own.columns), (count,)),
         ints=(shift, int(own.apart)),
@@ -224,7 +223,7 @@ def _place(at: int, layout: Layout, batch: int) -> tuple[int, int]:
     return outer * layout.inner + inner, example
 
 
-_RULES: Final[Mapping[str, Callable[[Builder, Node, Pairs], Any]]] = {
+RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(("contiguous", "clone", "alias", "to", "_to_copy"), _same),
     **dict.fromkeys(
         ("view", "reshape", "squeeze", "unsqueeze", "_unsafe_view"), _viewed

@@ -10,10 +10,11 @@ from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, PLAIN
+from edge_sdk.program.capture.operands import number_of
 from edge_sdk.program.capture.rows.rearranged.copies import strided, transposed
 from edge_sdk.program.capture.rows.rearranged.joins import joined
 from edge_sdk.program.capture.rows.reductions import summed
-from edge_sdk.program.capture.steps import combined, reshaped
+from edge_sdk.program.capture.steps import combined, reshaped, unary
 
 __all__ = ["ROWS"]
 
@@ -169,12 +170,7 @@ def _numbered(builder: Builder, call: Node, source: int, places: int, axis: int)
     order = [*(a for a in range(rank) if a != axis), axis]
     source = transposed(builder, call, source, order)
     source = reshaped(builder, call, source, (*alike, 1, count))
-    places = transposed(builder, call, places, order)
-    rows = builder.step(
-        *(call, "embedding", (places,), (*alike, wanted[axis], count)),
-        parameters=(builder.constants.hold(torch.eye(count)),),
-        ints=(-1,),
-    )
+    rows = _rows_of(builder, call, transposed(builder, call, places, order), count)
     found = combined(builder, call, "multiply", source, rows)
     found = summed(builder, call, found, [rank], 1.0)
     found = reshaped(builder, call, found, (*alike, wanted[axis]))
@@ -182,8 +178,47 @@ def _numbered(builder: Builder, call: Node, source: int, places: int, axis: int)
     return transposed(builder, call, found, back)
 
 
+def _rows_of(builder: Builder, call: Node, places: int, count: int) -> int:
+    """Each place as a row of zeros and a one, on a further axis."""
+    return builder.step(
+        *(call, "embedding", (places,), (*builder.tensors[places].shape, count)),
+        parameters=(builder.constants.hold(torch.eye(count)),),
+        ints=(-1,),
+    )
+
+
+def _marked(builder: Builder, call: Node) -> None:
+    """Scatter of a number into zeros: it stands at places that the batch brings."""
+    zeros, given = call["self"], call.get("value")
+    value = None if given is None else number_of(builder, given)
+    plain = zeros in builder.constants and not builder.constants.tensor(zeros).any()
+    if not plain or value is None or call.get("reduce") is not None:
+        raise builder.refused(call, "puts more than a number into zeros")
+    places, layout = builder.value(call, "index")
+    axis = builder.axis(call, "index", call["dim"])
+    shape, wanted = builder.sample(call, layout), builder.tensors[places].shape
+    if any(n != m for a, (n, m) in enumerate(zip(shape, wanted, strict=True))
+           if a != axis):  # fmt: skip
+        raise builder.refused(call, "places of another shape than the values")
+    if shape[axis] > _MOST_CLASSES:
+        raise builder.refused(call, f"one of {shape[axis]} values by its place")
+    rank = len(shape)
+    order = [*(a for a in range(rank) if a != axis), axis]
+    places = transposed(builder, call, places, order)
+    found = _rows_of(builder, call, places, shape[axis])
+    found = summed(builder, call, found, [rank - 1], 1.0)
+    found = reshaped(builder, call, found, tuple(shape[a] for a in order))
+    if wanted[axis] > 1:  # a place may be named twice
+        found = unary(builder, call, "greater", found)
+    if value != 1:
+        found = unary(builder, call, "affine", found, value)
+    back = [*range(axis), rank - 1, *range(axis, rank - 1)]
+    builder.put(call, transposed(builder, call, found, back), layout)
+
+
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "index": _index,
     "index_select": _index_select,
     "gather": _gather,
+    "scatter": _marked,
 }
