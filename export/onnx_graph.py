@@ -32,6 +32,7 @@ from export.passes.graph import rename
 from export.passes.loops import JoinSteps
 from export.passes.name_weights import TRANSPOSED, NameWeights
 from export.passes.remove_dead_channels import Kept, RemoveDeadChannels
+from export.passes.spectra import SpectraAsProducts
 from export.passes.strip_metadata import StripMetadata
 from export.rebuild import Source
 
@@ -109,6 +110,7 @@ def _dense(
             CanonicalZeros(),
             GlobalPool(),
             removal,
+            SpectraAsProducts(),
         ),
     )
     held = {tensor.name for tensor in model.graph.initializer}

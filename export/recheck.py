@@ -14,6 +14,7 @@ from edge_sdk.infer.bundle import check_files, check_golden
 from edge_sdk.infer.compressed import plain_name, read_plain
 from export.api import Model, source_of
 from export.builder import checked, made_by, make_all, prepare
+from export.checks.facts import check_facts
 from export.checks.stamp import check_stamp
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
@@ -95,6 +96,7 @@ def verify(
     first = graph.graph.input[0].type.tensor_type.shape.dim[0]
     batch: Literal["1", "dynamic"] = "dynamic" if first.dim_param else "1"
     material, _ = prepare(source, batch=batch, data=folder)
+    check_facts(path, facts, {**material.facts, "format": target.name}, whose)
     product, missing = Product(content, graph, None), target.calibrated
     if not missing or material.calibration is not None:
         again = made_by(target, material)
@@ -156,13 +158,7 @@ def _converted(
     _check_mask(path, loaded.facts, source, whose)
     material, _ = prepare(source, batch=loaded.batch, data=data)
     target = find_target("ort")
-    said = {"format": "ort", **material.facts}
-    if other := [key for key, fact in said.items() if loaded.facts.get(key) != fact]:
-        raise ExportError(
-            f"{path} is not what exporting this {whose} gives: it has another "
-            f"{other[0].replace('_', ' ')}",
-            remedy="Build it again.",
-        )
+    check_facts(path, loaded.facts, {"format": "ort", **material.facts}, whose)
     product = replace(made_by(target, material), content=content)
     report = checked(
         *(product, target, material),
@@ -277,9 +273,14 @@ def _read(path: Path) -> tuple[bytes, onnx.ModelProto]:
     except EdgeError:
         raise
     except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error}") from error
+        raise ExportError(
+            f"{path} cannot be read: {error}", remedy="Check the path."
+        ) from error
     except Exception as error:
-        raise ExportError(f"{path} is not an ONNX file: {error}") from error
+        raise ExportError(
+            f"{path} is not an ONNX file: {error}",
+            remedy="Name a file that flash-export build wrote.",
+        ) from error
     if not model.graph.input:
         raise ExportError(f"{path} is not an ONNX model: it has no input")
     return content, model

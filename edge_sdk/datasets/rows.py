@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_sdk.errors import DataError, a_type
+from edge_sdk.errors import DataError, EdgeError, a_type
 from edge_sdk.tasks.arrays import numbers
 from edge_sdk.tasks.task import Examples
+from edge_sdk.tasks.user_errors import told
 
-__all__ = ["examples_of", "rows_of"]
+__all__ = ["array_of", "examples_of", "items_of", "read", "rows_of"]
 
 Rows = tuple[NDArray[Any], NDArray[Any] | None]
 _FORMS = "a pair (inputs, targets) or a torch Dataset of such pairs"
@@ -69,16 +70,17 @@ def rows_of(given: Any, what: str, *, most: int | None = None) -> Rows:
     if isinstance(given, Examples):
         return given.inputs, given.targets
     if isinstance(given, torch.utils.data.DataLoader):
-        return _joined(given, what, most, batches=True)
+        return _joined(read(given, what), what, most, batches=True)
     if isinstance(given, torch.utils.data.Dataset):
-        return _joined(_items(given, most), what, most, batches=False)
+        parts = read(items_of(given, most), what)
+        return _joined(parts, what, most, batches=False)
     if isinstance(given, tuple):
         if len(given) != 2:
             raise DataError(
                 f"{what} is a tuple of {len(given)}",
                 remedy="Give inputs, or the pair (inputs, targets).",
             )
-        both = Examples(_array(given[0], "inputs"), _array(given[1], "targets"))
+        both = Examples(array_of(given[0], "inputs"), array_of(given[1], "targets"))
         return both.inputs, both.targets
     if isinstance(given, str | Path | Mapping | Iterator) or callable(given):
         raise DataError(
@@ -86,18 +88,41 @@ def rows_of(given: Any, what: str, *, most: int | None = None) -> Rows:
             remedy="Give an array of inputs, the pair (inputs, targets), "
             "edge_sdk.Examples, a torch Dataset or DataLoader.",
         )
-    inputs = numbers(_array(given, what), what)
+    inputs = numbers(array_of(given, what), what)
     if not len(inputs):
         raise DataError(f"{what} holds no examples")
     return inputs, None
 
 
-def _items(data: Any, most: int | None) -> Iterable[Any]:
+def items_of(data: Any, most: int | None) -> Iterable[Any]:
     """Examples of a data set, spread over it where it tells its length."""
     if not hasattr(data, "__len__"):
         return islice(iter(data), most)
     step = max(1, len(data) // most) if most else 1
     return (data[i] for i in range(0, len(data), step)[:most])
+
+
+def read(parts: Iterable[Any], what: str) -> Iterator[Any]:
+    """Examples or batches; what a person's own code fails with names its place.
+
+    Raises:
+        DataError: If reading one fails.
+    """
+    found, number = iter(parts), 0
+    while True:
+        try:
+            part = next(found)
+        except StopIteration:
+            return
+        except EdgeError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"{what}: number {number} cannot be read: {told(error)}",
+                remedy="Try what gives the examples by itself: next(iter(...)).",
+            ) from error
+        yield part
+        number += 1
 
 
 def _joined(
@@ -112,9 +137,9 @@ def _joined(
                 f"{what} gives {len(part)} values per example",
                 remedy="Give inputs, or pairs (input, target).",
             )
-        inputs.append(_array(part[0] if pair else part, "inputs"))
+        inputs.append(array_of(part[0] if pair else part, "inputs"))
         if pair and len(part) == 2:
-            targets.append(_array(part[1], "targets"))
+            targets.append(array_of(part[1], "targets"))
         count += len(inputs[-1]) if batches else 1
         if most is not None and count >= most:
             break
@@ -134,7 +159,7 @@ def _joined(
     )
 
 
-def _array(given: Any, what: str) -> NDArray[Any]:
+def array_of(given: Any, what: str) -> NDArray[Any]:
     """A numpy array of a tensor in any place, a data frame, a list or a number."""
     if isinstance(given, torch.Tensor):
         if given.is_meta:
@@ -148,7 +173,8 @@ def _array(given: Any, what: str) -> NDArray[Any]:
         return found
     if isinstance(given, list | tuple):
         given = [
-            _array(one, what) if isinstance(one, torch.Tensor) else one for one in given
+            array_of(one, what) if isinstance(one, torch.Tensor) else one
+            for one in given
         ]
     if callable(frame := getattr(given, "to_numpy", None)):
         given = frame()

@@ -19,10 +19,11 @@ from edge_sdk.infer.input_parts import InputPart
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.user_errors import told
 from export.checks.outputs import outputs_of
+from export.modules.arguments import are_several
 from export.modules.forward_masks import with_forward_masks
 from export.modules.given_inputs import MOST, inputs_of
 from export.modules.permanent import permanent
-from export.modules.several_inputs import SeveralInputs, are_several, take_joined
+from export.modules.several_inputs import SeveralInputs, take_joined
 from export.modules.shapes import InputShape, checked_shape, one_shape
 from export.rebuild import Source
 
@@ -62,7 +63,7 @@ def from_module(
     found = _inner(model, name)
     several = None
     if are_several(found, input_shape, calibration):
-        several = SeveralInputs(found, input_shape, calibration, name)
+        several = SeveralInputs(found, input_shape, calibration, name, MOST)
     else:
         _check_forward(found, name)
     copied, masks, notes = permanent(found, name)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from inspect import Parameter, signature
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -18,65 +16,14 @@ from edge_sdk.infer.input_parts import InputPart, joined_inputs
 from edge_sdk.tasks.example_inputs import LeastRows
 from edge_sdk.tasks.trial_step import OperatorWatch
 from edge_sdk.tasks.user_errors import told
+from export.modules.arguments import called, most_taken, names_of, needed
+from export.modules.loaded_inputs import arrays_of, is_set
 from export.modules.shapes import checked_shape
 
-__all__ = ["SeveralInputs", "are_several", "names_of", "take_joined"]
+__all__ = ["SeveralInputs", "take_joined"]
 
 _TRIED = 2  # examples
 _MOST_TRIED = 5  # inputs whose kinds are found by trying: 3 ** 5 runs
-
-
-def are_several(model: nn.Module, shape: object, calibration: object) -> bool:
-    """Tell from what was given whether the module takes several inputs."""
-    if isinstance(shape, Mapping):
-        return True
-    if isinstance(shape, Sequence) and not isinstance(shape, str | bytes):
-        return any(isinstance(one, Sequence | np.ndarray) for one in shape)
-    if shape is not None:
-        return False
-    if isinstance(calibration, Mapping):
-        return True
-    if not isinstance(calibration, tuple):
-        return False
-    inner = bool(calibration) and isinstance(calibration[0], tuple | Mapping)
-    return inner or len(_needed(model)) > 1
-
-
-def names_of(model: nn.Module, count: int, name: str) -> list[str]:
-    """Names of the first arguments of a forward, which takes so many.
-
-    Raises:
-        ExportError: If it takes fewer, or needs more.
-    """
-    try:
-        bound = signature(model.forward).bind(*range(count))
-    except ValueError:  # of no Python function
-        return [f"input_{number}" for number in range(count)]
-    except TypeError as error:
-        said = ", ".join(_needed(model)) or "nothing"
-        raise ExportError(
-            f"{name}: its forward takes {said}; inputs given are {count}: {error}",
-            remedy="Give one shape, and one array, for each argument of forward.",
-        ) from error
-    found = []
-    for key, value in bound.arguments.items():
-        rest = isinstance(value, tuple)
-        found += [f"{key}_{i}" for i in range(len(value))] if rest else [key]
-    return found
-
-
-def _needed(model: nn.Module) -> list[str]:
-    """Arguments of a forward that have no default."""
-    try:
-        parameters = signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    kinds = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
-    return [
-        p.name
-        for p in parameters
-        if p.default is Parameter.empty and p.kind not in kinds
-    ]
 
 
 class SeveralInputs:
@@ -86,8 +33,10 @@ class SeveralInputs:
         model: The module, as it is.
         shapes: Of each input, in order or by name; None takes those of `calibration`.
         calibration: Arrays in order or by name, with `targets` last or by that name; a
-            pair (such inputs, targets); or None.
+            pair (such inputs, targets); a ``Dataset`` or ``DataLoader`` of examples in
+            one of these forms; or None.
         name: Of the model, for messages.
+        most: How many examples are taken of a data set or loader.
 
     Raises:
         ExportError: If the forward takes other inputs, or there are no shapes.
@@ -100,8 +49,10 @@ class SeveralInputs:
     """
 
     def __init__(
-        self, model: nn.Module, shapes: Any, calibration: Any, name: str
+        self, model: nn.Module, shapes: Any, calibration: Any, name: str, most: int
     ) -> None:
+        if is_set(calibration):
+            calibration = _targets_named(arrays_of(calibration, most), model)
         self._name = name
         self._model = model
         self.targets: NDArray[Any] | None = None
@@ -109,9 +60,10 @@ class SeveralInputs:
         self._shapes: list[Any] | None = None
         if shapes is not None:
             self._shapes = _ordered(model, shapes, name)
-            self.names = names_of(model, len(self._shapes), name)
+            wanted = [*shapes] if isinstance(shapes, Mapping) else len(self._shapes)
+            self.names = names_of(model, wanted, name)
         else:
-            self.names = names_of(model, self._counted(calibration), name)
+            self.names = names_of(model, self._given(calibration), name)
         if calibration is not None:
             given = self._inputs(calibration)
             self.arrays = [
@@ -119,16 +71,18 @@ class SeveralInputs:
                 for key, one in zip(self.names, given, strict=True)
             ]
 
-    def _counted(self, calibration: Any) -> int:
-        """Number of inputs among examples whose shapes nobody gave."""
-        if isinstance(calibration, tuple) and isinstance(
-            calibration[0], tuple | Mapping
-        ):
+    def _given(self, calibration: Any) -> int | list[str]:
+        """Names or number of the inputs among examples whose shapes nobody gave."""
+        pair = isinstance(calibration, tuple) and len(calibration) == 2
+        if pair and isinstance(calibration[0], tuple | Mapping):
             calibration = calibration[0]
         if isinstance(calibration, Mapping):
-            return len(calibration.keys() - {"targets"})
-        needed = len(_needed(self._model))
-        return needed if len(calibration) in {needed, needed + 1} else len(calibration)
+            return [key for key in calibration if key != "targets"]
+        count, least = len(calibration), len(needed(self._model))
+        if least > 1 and count == least + 1:  # the last are targets
+            return least
+        most = most_taken(self._model)
+        return count if most is None else min(count, max(least, most))
 
     def _inputs(self, given: Any) -> list[Any]:
         """The inputs in their order; targets are kept."""
@@ -148,7 +102,11 @@ class SeveralInputs:
             return [given[key] for key in self.names]
         if isinstance(given, tuple | list) and len(given) == count:
             return list(given)
-        said = ", ".join(given) if isinstance(given, Mapping) else type(given).__name__
+        said = type(given).__name__
+        if isinstance(given, Mapping | tuple | list):
+            said = f"{len(given)} arrays" if given else "nothing"
+        if isinstance(given, Mapping):
+            said = ", ".join(map(str, given)) or "nothing"
         raise DataError(
             f"calibration has {said}, the model takes {', '.join(self.names)}",
             remedy="Give a tuple of one array per input, a dictionary by these names "
@@ -192,6 +150,15 @@ class SeveralInputs:
         return batch[:most], None if targets is None else targets[:most]
 
 
+def _targets_named(given: Any, model: nn.Module) -> Any:
+    """A dictionary whose labels are its targets, where forward does without them."""
+    if not isinstance(given, Mapping) or "targets" in given:
+        return given
+    own = needed(model)
+    found = next((k for k in ("labels", "label") if k in given and k not in own), "")
+    return {"targets" if key == found else key: one for key, one in given.items()}
+
+
 def _targets(given: Any) -> NDArray[Any]:
     return rows_of(given, "calibration: targets")[0]
 
@@ -200,14 +167,7 @@ def _ordered(model: nn.Module, shapes: Any, name: str) -> list[Any]:
     """Shapes in the order of the forward's arguments."""
     if not isinstance(shapes, Mapping):
         return list(shapes)
-    names = names_of(model, len(shapes), name)
-    if shapes.keys() != {*names}:
-        raise ExportError(
-            f"input_shape has {', '.join(map(str, shapes))}, the forward of {name} "
-            f"takes {', '.join(names)}",
-            remedy="Name the shapes as the arguments of forward.",
-        )
-    return [shapes[key] for key in names]
+    return [shapes[key] for key in names_of(model, shapes, name)]
 
 
 def _found(
@@ -225,7 +185,7 @@ def _found(
         ]
         try:
             with torch.no_grad(), OperatorWatch(rows.saw):
-                model(*zeros)
+                called(model, names, zeros)
         except Exception as error:  # noqa: BLE001 - a person's code raises anything
             first = first or error
             continue
@@ -257,7 +217,8 @@ class _Joined(nn.Module):
             else piece.reshape(-1, *part.shape).to(getattr(torch, part.dtype))
             for piece, part in zip(pieces, self._input_parts, strict=True)
         ]
-        return (self._own_forward or super().forward)(*given)
+        names = [part.name for part in self._input_parts]
+        return called(self._own_forward or super().forward, names, given)
 
 
 def take_joined(model: nn.Module, parts: Sequence[InputPart], name: str) -> None:

@@ -18,12 +18,15 @@ __all__ = ["lower"]
 
 # What a model may say in its place.
 _NEAREST = {
-    "GridSample": "a resize to fixed sizes is supported",
-    "DFT": "products with constant matrices of sines and cosines are supported",
-    "STFT": "a convolution with constant sines and cosines is supported",
-    "ReduceProd": "products of two values are supported",
-    "Trilu": "multiply with a constant of ones and zeros",
-    "Xor": "comparisons, and, or and not are supported",
+    "Det": "products and sums of its values are supported",
+    **dict.fromkeys(("NonZero", "Unique", "Compress"), "shapes depend on its values"),
+    **dict.fromkeys(
+        ("Loop", "If", "Scan"), "a loop over a recurrent cell is supported, and Where"
+    ),
+    **dict.fromkeys(
+        ("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitShift"),
+        "comparisons, and, or, not and remainders are supported",
+    ),
     **dict.fromkeys(
         ("RandomUniformLike", "RandomNormalLike", "RandomUniform", "RandomNormal",
          "Bernoulli", "Dropout"),

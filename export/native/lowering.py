@@ -19,6 +19,9 @@ from export.passes.graph import attributes, static_shape
 __all__ = ["OTHER_FORMAT", "Lowering", "shape_of"]
 
 OTHER_FORMAT = "Export with --format onnx-sparse, which runs every operation."
+_TYPES = onnx.TensorProto
+_WHOLE = {_TYPES.INT64, _TYPES.INT32, _TYPES.INT16, _TYPES.INT8,
+          _TYPES.UINT8, _TYPES.UINT16, _TYPES.UINT32, _TYPES.UINT64}  # fmt: skip
 _MOST_SIDE = 65536  # of a buffer's height and width
 
 
@@ -57,6 +60,7 @@ class Lowering:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         values = (*inferred.input, *inferred.value_info, *inferred.output)
         self._dims = {value.name: static_shape(value) for value in values}
+        self._whole = {v.name for v in values if v.type.tensor_type.elem_type in _WHOLE}
         self.constants = {
             t.name: numpy_helper.to_array(t) for t in model.graph.initializer
         }
@@ -102,6 +106,10 @@ class Lowering:
         """Axes of a value without the batch."""
         full = self.full(name)
         return full[1:] if full and full[0] == 1 else full
+
+    def is_whole(self, name: str) -> bool:
+        """Tell whole numbers, whose quotients are whole, from floats."""
+        return name in self._whole
 
     def shape(self, name: str) -> Shape:
         """Buffer's shape of a value as the graph has it.

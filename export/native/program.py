@@ -59,6 +59,8 @@ class Kind(enum.IntEnum):
     RECURRENT = 25
     LOOK_UP = 26
     SORT_ROW = 27
+    PICK = 28
+    PUT = 29
 
 
 class Order(enum.IntEnum):
@@ -135,10 +137,21 @@ class ElementFunction(enum.IntEnum):
     ROUND = 19
     WHOLE = 20
     NOT_NUMBER = 21
+    ASIN = 22
+    ACOS = 23
+    ATAN = 24
+    SINH = 25
+    COSH = 26
+    ASINH = 27
+    ACOSH = 28
+    ATANH = 29
 
 
 class Cell(enum.IntEnum):
-    """Cells of `Kind.RECURRENT`; 16 more where the last step is the first."""
+    """Cells of `Kind.RECURRENT`; 16 more where the last step is the first.
+
+    And 32 more where an LSTM's last cell is a result: one channel behind the steps.
+    """
 
     GRU = 0
     LSTM = 1

@@ -189,9 +189,9 @@ class Singular(nn.Linear):
         return torch.linalg.svdvals(super().forward(x).reshape(-1, 2, 2))
 
 
-class Multiplied(nn.Linear):
+class Determinant(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).prod(1, keepdim=True)
+        return torch.linalg.det(super().forward(x).reshape(-1, 2, 2))[:, None]
 
 
 def test_an_operation_that_nobody_knows_is_named_with_its_layer() -> None:
@@ -206,11 +206,11 @@ def test_an_operation_that_nobody_knows_is_named_with_its_layer() -> None:
 def test_what_the_native_runtime_lacks_is_named_with_its_layer_and_nearest_form() -> (
     None
 ):
-    model = nn.Sequential(Holds(Multiplied(8, 4)), nn.ReLU())
-    named = r"ReduceProd .* of layer 0\.block\.1 is not"
+    model = nn.Sequential(Holds(Determinant(8, 4)), nn.ReLU())
+    named = r"Det .* of layer 0\.block\.1 is not"
     with pytest.raises(ExportError, match=named) as e:
         export.build(model, format="native", input_shape=(8,))
-    assert "products of two values are supported" in str(e.value)
+    assert "products and sums of its values are supported" in str(e.value)
 
 
 # ------------------------------------------------------- multiply-accumulates

@@ -9,7 +9,7 @@ import threading
 from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from edge_sdk.datasets.rows import rows_of
 from edge_sdk.errors import CheckpointError, DataError, ExportError
 from export.cli import app
 from export.modules import from_module, load_module, load_weights
+from export.places import suffix_of
 
 RNG = np.random.default_rng(0)
 SOME = RNG.normal(size=(40, 16))  # float64, as numpy gives it
@@ -279,9 +280,9 @@ REFUSED = {
         "native",
     ),
     "operation": (
-        lambda: Multiplied(5, 4),
+        lambda: Determinant(5, 4),
         {"input_shape": 5, "formats": ("onnx", "native")},
-        "native: operation ReduceProd",
+        "native: operation Det",
         "onnx-sparse",
     ),
     "nan": (nan, {"input_shape": 16}, "1 of 256 values of 2.weight are NaN", "Train"),
@@ -403,17 +404,17 @@ def test_token_ids_are_refused_where_they_are_fractions() -> None:
         from_module(Words(), (5,), calibration=np.full((4, 5), 0.5))
 
 
-class Multiplied(nn.Linear):
-    """The product of its outputs, which the native runtime has not."""
+class Determinant(nn.Linear):
+    """The determinant of its outputs, which the native runtime has not."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).prod(1, keepdim=True)
+        return torch.linalg.det(super().forward(x).reshape(-1, 2, 2))[:, None]
 
 
 def test_one_failing_format_writes_none(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"native: .*ReduceProd"):
+    with pytest.raises(ExportError, match=r"native: .*operation Det"):
         export.build(
-            Multiplied(16, 4), tmp_path, formats=("onnx", "native"), input_shape=16
+            Determinant(16, 4), tmp_path, formats=("onnx", "native"), input_shape=16
         )
     assert not list(tmp_path.iterdir())
 
@@ -454,6 +455,21 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(ExportError, match="cannot be made a folder"):
         export.build(mlp(), tmp_path / "out", formats="onnx", input_shape=16)
+
+
+@pytest.mark.parametrize("format_", ["onnx", "onnx-int8", "ort", "native"])
+def test_what_a_file_says_of_itself_is_compared(format_: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, rows = nn.Linear(6, 2), np.random.default_rng(0).normal(size=(64, 6))
+    out = tmp_path / f"own{suffix_of(format_)}"
+    given: dict[str, Any] = {"calibration": rows.astype(np.float32)}
+    export.build(model, out, format=format_, name="own", labels=("a", "b"), **given)
+    said = {"name": "own", "labels": ("a", "b")}
+    export.verify(out, model, **given, **said)
+    for other in ({"name": "other"}, {"labels": ("b", "a")}, {"labels": ()}):
+        for more in (given, {"input_shape": 6}):
+            with pytest.raises(ExportError, match="is not what exporting this module"):
+                export.verify(out, model, **more, **{**said, **other})
 
 
 def test_a_module_of_another_mask_is_told_from_the_one_in_the_file(

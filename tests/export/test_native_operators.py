@@ -513,7 +513,7 @@ def test_a_layer_that_runs_several_times_is_stored_once() -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (one("ReduceProd", ROWS, ints(1)), "products of two values"),
+        (one("Det", (4, 3, 3)), "products and sums of its values"),
         (
             (
                 [

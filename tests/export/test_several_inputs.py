@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "four shapes": ({"input_shape": (*SHAPES, (1,))}, "inputs given are 4"),
     "other names": (
         {"input_shape": {"image": (3, 8, 8), "id": (5,), "extra": (2,)}},
-        "input_shape has image, id, extra",
+        "inputs given are image, id, extra; ids is missing",
     ),
     "unlike shapes": ({"input_shape": ((3, 8, 8), (5,), (3,))}, "extra \\(3,\\)"),
     "no size": ({"input_shape": ((3, 8, 8), (0,), (2,))}, "at least 1"),

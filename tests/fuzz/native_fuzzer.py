@@ -214,6 +214,8 @@ def _programs() -> dict[str, Program]:
         "pruned table": _table(0.3),
         "sorted": _sorted(),
         "first state": _first_state(),
+        "last cell": _last_cell(),
+        "places": _places(),
     }
 
 
@@ -244,6 +246,29 @@ def _first_state() -> Program:
         Operation(Kind.RECURRENT, 0, 3, 2, weight=0, extra=int(Cell.LSTM)),
     )
     return Program(shapes, operations, (matrix(16, 4, 0.5),), 3)
+
+
+def _last_cell() -> Program:
+    """An LSTM from its last step to its first, whose cell is a result."""
+    shapes = Shape(5, 1, 16), Shape(6, 1, 4)
+    extra = int(Cell.LSTM) + 16 + 32
+    operation = Operation(Kind.RECURRENT, 0, 1, weight=0, extra=extra)
+    return Program(shapes, (operation,), (matrix(16, 4, 0.5),), 1)
+
+
+def _places() -> Program:
+    """Values at computed places, and to computed places: one row of them, and many."""
+    image = Shape(3, 5, 7)
+    shapes = (image, image, Shape(1, 5, 7), image, image, image, Shape(3, 4, 9))
+    operations = (
+        Operation(Kind.FUNCTION, 0, 1, extra=int(ElementFunction.FLOOR)),
+        Operation(Kind.TAKE, 1, 2),
+        Operation(Kind.PICK, 0, 3, 2),
+        Operation(Kind.PICK, 3, 4, 1),
+        Operation(Kind.PUT, 4, 5, 1),
+        Operation(Kind.PUT, 5, 6, 2, extra=1),
+    )
+    return Program(shapes, operations, (), 6)
 
 
 def _values() -> Program:

@@ -11,13 +11,15 @@ import onnx
 from export.native.lowering import Lowering
 from export.native.rules import (
     activations,
+    composed,
     copies,
     einsum,
     layers,
+    lookups,
     pools,
     recurrent,
     shapes,
-    sorting,
+    spectra,
     values,
 )
 
@@ -28,13 +30,15 @@ Rule: TypeAlias = Callable[[Lowering, onnx.NodeProto], None]
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **activations.RULES,
+        **composed.RULES,
         **copies.RULES,
         **einsum.RULES,
         **layers.RULES,
+        **lookups.RULES,
         **pools.RULES,
         **recurrent.RULES,
         **shapes.RULES,
-        **sorting.RULES,
+        **spectra.RULES,
         **values.RULES,
     }
 )

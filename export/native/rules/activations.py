@@ -44,6 +44,14 @@ _FUNCTIONS = {
     "Ceil": ElementFunction.CEIL,
     "Round": ElementFunction.ROUND,
     "IsNaN": ElementFunction.NOT_NUMBER,
+    "Asin": ElementFunction.ASIN,
+    "Acos": ElementFunction.ACOS,
+    "Atan": ElementFunction.ATAN,
+    "Sinh": ElementFunction.SINH,
+    "Cosh": ElementFunction.COSH,
+    "Asinh": ElementFunction.ASINH,
+    "Acosh": ElementFunction.ACOSH,
+    "Atanh": ElementFunction.ATANH,
 }
 
 

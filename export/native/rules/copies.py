@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from export.native.lowering import Lowering
 from export.native.program import Kind, Operation, Shape
 from export.native.rules.moves import expanded, mapped, ordered, picking, repeated
 from export.passes.graph import attribute
 
-__all__ = ["RULES", "around", "picked"]
+__all__ = [
+    "RULES",
+    "around",
+    "gather_constant",
+    "gather_nd_constant",
+    "look_up",
+    "picked",
+]
 
 _MOST_ROWS = 2**24  # of a table: numbers below it are whole in float32
 _MOST_PICKED = 2**26  # numbers of the matrix that picks uneven places
@@ -50,26 +59,16 @@ def picked(
     return low.emit(Operation(Kind.CROP, source, out, stride=(step, 1), pad=(start, 0)))
 
 
-def _gather(low: Lowering, node: onnx.NodeProto) -> None:
-    indices, axis = low.constants.get(node.input[1]), low.axis(node, 0)
-    if indices is None:
-        _look_up(low, node, axis)
-        return
+def gather_constant(low: Lowering, node: onnx.NodeProto, axis: int) -> None:
+    """Constant places of an axis."""
     seen = low.around(node.input[0], axis)
-    places = (np.asarray(indices).reshape(-1) % seen.height).tolist()
+    places = (low.constants[node.input[1]].reshape(-1) % seen.height).tolist()
     source = low.buffer(node, node.input[0])
     low.alias(node.output[0], picked(low, node, source, seen, places))
 
 
-def _look_up(low: Lowering, node: onnx.NodeProto, axis: int) -> None:
+def look_up(low: Lowering, node: onnx.NodeProto, table: NDArray[Any]) -> None:
     """Rows of a constant table, as of an embedding."""
-    table = low.constants.get(node.input[0])
-    if table is None or axis or table.dtype.kind != "f":
-        raise low.refused(
-            node,
-            "looks computed values up by computed places: rows of a constant table, "
-            "and constant places, are supported",
-        )
     if len(table) > _MOST_ROWS:
         raise low.refused(
             node, f"has {len(table):,} rows: up to {_MOST_ROWS:,} are supported"
@@ -83,7 +82,7 @@ def _look_up(low: Lowering, node: onnx.NodeProto, axis: int) -> None:
     low.alias(node.output[0], out)
 
 
-def _gather_nd(low: Lowering, node: onnx.NodeProto) -> None:
+def gather_nd_constant(low: Lowering, node: onnx.NodeProto) -> None:
     """Constant indices of the leading axes, as of all of them in one."""
     indices, full = low.constant(node, 1), low.full(node.input[0])
     batch = int(attribute(node, "batch_dims", 0))
@@ -180,8 +179,6 @@ def _columns_to_image(low: Lowering, node: onnx.NodeProto) -> None:
 
 
 RULES = {
-    "Gather": _gather,
-    "GatherND": _gather_nd,
     "Expand": _expand,
     "Tile": _tile,
     "DepthToSpace": _depth_to_space,

@@ -59,8 +59,6 @@ def _cell(low: Lowering, node: onnx.NodeProto) -> Cell:
         raise low.refused(node, "resets before the recurrent matrix, unlike torch's")
     if not plain or others or not usual or cell is None:
         raise low.refused(node, "is not torch's")
-    if any(node.output[2:]):
-        raise low.refused(node, "gives its last cell state: return outputs alone")
     return cell
 
 
@@ -115,8 +113,9 @@ def _one_way(
         made = low.emit(Operation(Kind.CONV, turned, many, weight=own))
         given = low.transposed(made, (2, 1, 0))
     recurrent = low.weight(node.input[2], state, bias[gates:], made_by)
-    out = low.anonymous(Shape(steps, 1, hidden))
-    extra = int(cell) + 16 * back
+    kept = bool("".join(node.output[2:]))  # the last cell is a result, too
+    out = low.anonymous(Shape(steps + kept, 1, hidden))
+    extra = int(cell) + 16 * back + 32 * kept
     return low.emit(
         Operation(Kind.RECURRENT, given, out, first, weight=recurrent, extra=extra)
     )
@@ -125,8 +124,17 @@ def _one_way(
 def _give(
     low: Lowering, node: onnx.NodeProto, made: list[int], steps: int, *, reverse: bool
 ) -> None:
-    """States of all steps (steps, ways, 1, hidden), last ones (ways, 1, hidden)."""
+    """States (steps, ways, 1, hidden), last ones and cells (ways, 1, hidden)."""
     hidden = low.shapes[made[0]].width
+    if kept := "".join(node.output[2:]):
+        cells = low.anonymous(Shape(len(made), 1, hidden))
+        for way, index in enumerate(made):
+            one = low.anonymous(Shape(1, 1, hidden))
+            low.emit(Operation(Kind.TAKE, index, one, extra=steps))
+            low.emit(Operation(Kind.PLACE, one, cells, extra=way))
+            states = low.anonymous(Shape(steps, 1, hidden))
+            made[way] = low.emit(Operation(Kind.TAKE, index, states))
+        low.alias(kept, cells)
     rows = [low.reshaped(node, index, Shape(1, steps, hidden)) for index in made]
     if len(made) == 1:
         low.alias(node.output[0], made[0])

@@ -29,8 +29,12 @@ def resize_matrix(
     way = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
     factor = after / before if scale is None else scale
     at = _coordinates(np.arange(after, dtype=np.float64), before, after, factor, way)
-    if attributes.get("antialias", 0) and factor < 1:
-        raise ValueError("smooths while it shrinks (antialias)")
+    shrinks = bool(attributes.get("antialias", 0)) and factor < 1
+    if mode == "cubic" or (mode == "linear" and shrinks):
+        coefficient = attributes.get("cubic_coeff_a", -0.75)
+        outside = not attributes.get("exclude_outside", 0)
+        reach = factor if shrinks else 1.0
+        return _shares(at, before, reach, mode, coefficient, outside=outside)
     matrix = np.zeros((after, before), np.float64)
     rows = np.arange(after)
     if mode == "nearest":
@@ -40,15 +44,35 @@ def resize_matrix(
         low = np.floor(at)
         for place, share in ((low, 1 - (at - low)), (low + 1, at - low)):
             np.add.at(matrix, (rows, np.clip(place, 0, before - 1).astype(int)), share)
-    elif mode == "cubic" and not attributes.get("exclude_outside", 0):
-        first = np.floor(at)
-        for near in range(-1, 3):
-            share = _cubic(at - first - near, attributes.get("cubic_coeff_a", -0.75))
-            columns = np.clip(first + near, 0, before - 1).astype(int)
-            np.add.at(matrix, (rows, columns), share)
     else:
         raise ValueError(f"interpolates by {mode}, in a way that is not supported")
     return matrix.astype(np.float32)
+
+
+def _shares(
+    at: NDArray[np.float64],
+    before: int,
+    factor: float,
+    mode: str,
+    coefficient: float,
+    *,
+    outside: bool,
+) -> NDArray[np.float32]:
+    """Shares by a kernel that is as wide as the places that one stands for.
+
+    Places outside count as the edge does, or not at all; shares add up to 1.
+    """
+    beyond = int(np.ceil(2 / factor)) + 1
+    places = np.arange(-beyond, before + beyond)
+    away = (places - at[:, None]) * factor
+    near = np.clip(1 - np.abs(away), 0, None)
+    shares = near if mode == "linear" else _cubic(away, coefficient)
+    matrix = np.zeros((before, len(at)), np.float64)
+    inside = slice(None) if outside else slice(beyond, beyond + before)
+    columns = np.clip(places, 0, before - 1)
+    np.add.at(matrix, columns[inside], shares.T[inside])
+    found: NDArray[np.float32] = (matrix / matrix.sum(0)).T.astype(np.float32)
+    return found
 
 
 def _cubic(distance: NDArray[np.float64], a: float) -> NDArray[np.float64]:

@@ -18,10 +18,11 @@ from export.native.program import (
     Shape,
     Spread,
 )
+from export.native.rules.arithmetic import Arithmetic
 from export.native.rules.moves import expanded, permuted
 from export.passes.graph import attribute
 
-__all__ = ["RULES", "pair"]
+__all__ = ["RULES", "pair", "rows_along", "together"]
 
 # Of first and second input, and the other way round where there is one.
 _PAIRS: dict[str, tuple[Binary, Binary | None]] = {
@@ -64,6 +65,12 @@ def pair(low: Lowering, node: onnx.NodeProto) -> None:
     """A function of two values, or of one and a constant."""
     if len(node.input) != 2:
         raise low.refused(node, "takes more than two inputs")
+    if node.op_type == "Div" and low.is_whole(node.output[0]):
+        of = Arithmetic(low, node.output[0])
+        dividend, divisor = together(low, node)
+        quotient = of.pair(Binary.OVER, dividend, divisor)
+        low.alias(node.output[0], of.each(ElementFunction.WHOLE, quotient))
+        return
     first, second = node.input
     forward, turned = _PAIRS[node.op_type]
     if second in low.constants and _with_constant(low, node, first, second, forward):
@@ -213,15 +220,21 @@ def _write(
     low.emit(Operation(Kind.BINARY, a, out, b, extra=extra))
 
 
-def _where(low: Lowering, node: onnx.NodeProto) -> None:
-    """The second input where the first is not 0, and the third elsewhere."""
+def together(low: Lowering, node: onnx.NodeProto) -> list[int]:
+    """All inputs of a node, each repeated to the shape of its output."""
     made, seen = low.full(node.output[0]), low.shape(node.output[0])
     buffers = []
     for name in node.input:
         index = low.buffer(node, name)
         index = expanded(low, node, index, low.full(name), made)
         buffers.append(low.reshaped(node, index, seen))
-    chosen, *values = buffers
+    return buffers
+
+
+def _where(low: Lowering, node: onnx.NodeProto) -> None:
+    """The second input where the first is not 0, and the third elsewhere."""
+    seen = low.shape(node.output[0])
+    chosen, *values = together(low, node)
     parts = [
         low.emit(
             Operation(
@@ -242,7 +255,8 @@ def _axes(low: Lowering, node: onnx.NodeProto, rank: int) -> list[int]:
     return list(range(1, rank)) if found is None else [int(axis) for axis in found]
 
 
-def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
+def rows_along(low: Lowering, node: onnx.NodeProto) -> int:
+    """A reduction's input as rows of the values that become one."""
     rank = len(low.full(node.input[0]))
     if attribute(node, "select_last_index", 0):
         raise low.refused(node, "takes the last of equal values")
@@ -252,11 +266,15 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
     rest = [axis for axis in range(rank) if axis not in chosen]
     index, sizes = permuted(low, node, node.input[0], rest + chosen)
     seen = Shape(prod(sizes[: len(rest)]), 1, prod(sizes[len(rest) :]))
-    source = low.reshaped(node, index, low.fitting(seen, node.output[0]))
+    return low.reshaped(node, index, low.fitting(seen, node.output[0]))
+
+
+def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
+    source = rows_along(low, node)
     before, reduction, behind = _REDUCTIONS[node.op_type]
     if before is not None:
         source = _function(low, source, before)
-    out = low.anonymous(Shape(seen.channels))
+    out = low.anonymous(Shape(low.shapes[source].channels))
     low.emit(Operation(Kind.REDUCE_ROW, source, out, extra=int(reduction)))
     if behind is not None:
         out = _function(low, out, behind)

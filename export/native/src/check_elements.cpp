@@ -56,8 +56,10 @@ void check_transpose(const OpRecord& o, const Buffer& in, const Buffer& out) {
 
 void check_recurrent(const OpRecord& o, const Buffer& in, const Buffer& second,
                      const Buffer& out, const Weight& w) {
-  fits(o.extra >= 0 && o.extra / 16 <= 1 && o.extra % 16 <= kRnnRelu, "cell");
-  fits(in.channels == out.channels && in.height == 1 && out.height == 1 &&
+  const bool cell = o.extra / 16 >= 2;  // its last cell is a result as well
+  fits(o.extra >= 0 && o.extra / 16 <= 3 && o.extra % 16 <= kRnnRelu, "cell");
+  fits(!cell || o.extra % 16 == kLstm, "cell");
+  fits(int64_t{in.channels} + cell == out.channels && in.height == 1 && out.height == 1 &&
            int64_t{out.width} * kGates[o.extra % 16] == in.width,
        "gates");
   fits(w.rows == in.width && w.columns == out.width && w.encoding != kGroups,
@@ -72,6 +74,16 @@ void check_look_up(const Buffer& in, const Buffer& out, const Weight& w) {
   fits(in.pixels() == 1 && out.channels == in.channels && out.height == 1 &&
            out.width == w.columns && w.encoding != kGroups && w.rows <= 1 << 24,
        "looked up shape");
+}
+
+// Places of `few` pixels among those of `many`, which float32 counts exactly.
+void check_places(const OpRecord& o, const Buffer& in, const Buffer& places, const Buffer& out,
+                  const Buffer& few, const Buffer& many) {
+  fits(o.in2 >= 0 && in.channels == out.channels && places.pixels() == few.pixels() &&
+           (places.channels == 1 || places.channels == in.channels) &&
+           many.pixels() <= 1 << 24,
+       "places");
+  fits(o.extra >= 0 && o.extra <= (o.kind == kPut ? 1 : 0), "function");
 }
 
 }  // namespace
@@ -112,6 +124,8 @@ void check_element(const OpRecord& o, const Buffer& in, const Buffer& second,
       return fits(o.extra >= 0 && o.extra < kOrders && out.channels == in.channels &&
                       out.height == in.height && out.width <= in.width && in.width <= 1 << 24,
                   "sorted shape");
+    case kPick: return check_places(o, in, second, out, out, in);
+    case kPut: return check_places(o, in, second, out, in, out);
     case kNormalize:
       fits(o.low > 0 && o.low < 1, "epsilon");
       [[fallthrough]];

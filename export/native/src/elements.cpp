@@ -110,6 +110,14 @@ void function(const Call& a) {
     case kCeil: return each(a, [](float v) { return std::ceil(v); });
     case kRound: return each(a, [](float v) { return std::nearbyint(v); });  // halves to even
     case kWhole: return each(a, [](float v) { return std::trunc(v); });
+    case kAsin: return each(a, [](float v) { return std::asin(v); });
+    case kAcos: return each(a, [](float v) { return std::acos(v); });
+    case kAtan: return each(a, [](float v) { return std::atan(v); });
+    case kSinh: return each(a, [](float v) { return std::sinh(v); });
+    case kCosh: return each(a, [](float v) { return std::cosh(v); });
+    case kAsinh: return each(a, [](float v) { return std::asinh(v); });
+    case kAcosh: return each(a, [](float v) { return std::acosh(v); });
+    case kAtanh: return each(a, [](float v) { return std::atanh(v); });
     case kNotNumber: return each(a, [](float v) { return std::isnan(v) ? 1.0f : 0.0f; });
     default: return mapped(a, kMapErf);
   }
@@ -335,6 +343,8 @@ void run_element(const Model& model, const Op& op, float* arena) {
     case kColumnAffine: return column_affine(a);
     case kLookUp: return look_up(a);
     case kSortRow: return sort_rows(a);
+    case kPick: return run_pick(a.in.buffer, a.second.buffer, a.out.buffer, arena);
+    case kPut: return run_put(a.in.buffer, a.second.buffer, a.out.buffer, o.extra == 1, arena);
     default: return reduce_row(a);
   }
 }

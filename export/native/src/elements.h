@@ -24,10 +24,15 @@ enum ElementKind : int32_t {
   kColumnAffine = 23, // per column: weight (width x 1) times in, plus bias
   kReduceRow = 24,    // along the width; extra = Reduction
   kRecurrent = 25,    // in: gates of each step (a channel), weight: the state's part of
-                      // them; extra = Cell + 16 where the last step is the first; in2 or -1:
-                      // the first state, and of an LSTM the first cell as second channel
+                      // them; extra = Cell + 16 where the last step is the first + 32 where out
+                      // has a channel more, an LSTM's last cell; in2 or -1: the first state,
+                      // and of an LSTM the first cell as second channel
   kLookUp = 26,       // row in[c] of the weight, as channel c; not a number where it has none
   kSortRow = 27,      // the first out.width values of each row in order; extra = Order
+  kPick = 28,         // pixel in2[i] of each channel, as pixel i; in2 has one channel for all, or
+                      // one for each; a place below 0 counts from the end
+  kPut = 29,          // pixel i of each channel, to pixel in2[i]; of several the last, or their
+                      // sum where extra = 1; zeros elsewhere
 };
 enum Cell : int32_t { kGru, kLstm, kRnnTanh, kRnnRelu };
 constexpr int kGates[] = {3, 4, 1, 1};
@@ -42,7 +47,7 @@ enum Spread : int32_t { kEach, kPerChannel, kPerColumn, kPerPixel };
 enum ElementFunction : int32_t {
   kSilu, kGelu, kGeluTanh, kElu, kSoftplus, kMish, kExp, kLog, kSqrt, kAbs, kSquare,
   kReciprocal, kErf, kSin, kCos, kTan, kSign, kFloor, kCeil, kRound, kWhole, kNotNumber,
-  kFunctions
+  kAsin, kAcos, kAtan, kSinh, kCosh, kAsinh, kAcosh, kAtanh, kFunctions
 };
 // The last two give the first place that has it.
 enum Reduction : int32_t { kMean, kSum, kLargest, kSmallest, kWhereMost, kWhereLeast, kReductions };
@@ -50,17 +55,21 @@ enum Reduction : int32_t { kMean, kSum, kLargest, kSmallest, kWhereMost, kWhereL
 enum Order : int32_t { kLargestFirst, kSmallestFirst, kWhereLargest, kWhereSmallest, kOrders };
 constexpr int kAxes[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
 
-inline bool element_kind(int32_t kind) { return kind >= kBinary && kind <= kSortRow; }
+inline bool element_kind(int32_t kind) { return kind >= kBinary && kind <= kPut; }
 inline bool element_weighted(int32_t kind) {
   return kind == kSlope || kind == kColumnAffine || kind == kRecurrent || kind == kLookUp;
 }
-inline bool element_paired(int32_t kind) { return kind == kBinary || kind == kMatMul; }
+inline bool element_paired(int32_t kind) {
+  return kind == kBinary || kind == kMatMul || kind == kPick || kind == kPut;
+}
 
 // Throws Error where the operation does not fit its buffers; `second` is `in` without in2.
 void check_element(const OpRecord& o, const Buffer& in, const Buffer& second,
                    const Buffer& out, const Weight& w);
 // Scratch of one recurrent layer.
 int64_t recurrent_floats(const Buffer& in, const Buffer& out);
+void run_pick(const Buffer& in, const Buffer& places, const Buffer& out, float* arena);
+void run_put(const Buffer& in, const Buffer& places, const Buffer& out, bool adds, float* arena);
 void run_element(const Model& model, const Op& op, float* arena);
 
 }  // namespace flsp

@@ -39,7 +39,7 @@ void run_recurrent(const Model& model, const Op& op, const Workspace& space) {
   const WindowRows steps_of_rows{p.values.data(), p.index.data(), p.base.data(), p.start.data()};
   const Kernels& kernels = *model.kernels;
   for (int32_t t = 0; t < steps; t++) {
-    const int64_t at = o.extra >= 16 ? steps - 1 - t : t;
+    const int64_t at = o.extra & 16 ? steps - 1 - t : t;
     if (p.start.empty()) {
       kernels.linear[w.values.scale ? 1 : 0](h, s, rows, 0, w.rows, -kInfinity, kInfinity);
     } else {
@@ -58,6 +58,8 @@ void run_recurrent(const Model& model, const Op& op, const Workspace& space) {
     }
     std::memcpy(space.arena + out.offset + at * out.plane(), h, n * sizeof(float));
   }
+  if (o.extra & 32)
+    std::memcpy(space.arena + out.offset + steps * out.plane(), c, n * sizeof(float));
 }
 
 }  // namespace flsp

@@ -1,0 +1,99 @@
+"""Lowering of operations that are made of others: remainders, products, triangles."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from export.native.lowering import Lowering
+from export.native.program import (
+    Binary,
+    ElementFunction,
+    Kind,
+    Operation,
+    Reduction,
+    Shape,
+)
+from export.native.rules.arithmetic import Arithmetic
+from export.native.rules.values import rows_along, together
+from export.passes.graph import attribute
+
+__all__ = ["RULES"]
+
+_MOST_FACTORS = 256  # each is an operation of its own
+
+
+def _remainder(low: Lowering, node: onnx.NodeProto) -> None:
+    """A - b * floor(a / b), of the divisor's sign; with fmod of the dividend's."""
+    of = Arithmetic(low, node.output[0])
+    first, second = together(low, node)
+    quotient = of.pair(Binary.OVER, first, second)
+    fmod = bool(attribute(node, "fmod", 0))
+    whole = ElementFunction.WHOLE if fmod else ElementFunction.FLOOR
+    product = of.pair(Binary.TIMES, of.each(whole, quotient), second)
+    low.alias(node.output[0], of.pair(Binary.MINUS, first, product))
+
+
+def _other_truth(low: Lowering, node: onnx.NodeProto) -> None:
+    of = Arithmetic(low, node.output[0])
+    first, second = together(low, node)
+    apart = of.pair(Binary.MINUS, first, second)
+    low.alias(node.output[0], of.each(ElementFunction.ABS, apart))
+
+
+def _reduced(low: Lowering, source: int, reduction: Reduction) -> int:
+    out = low.anonymous(Shape(low.shapes[source].channels))
+    return low.emit(Operation(Kind.REDUCE_ROW, source, out, extra=int(reduction)))
+
+
+def _log_sum_exp(low: Lowering, node: onnx.NodeProto) -> None:
+    """The largest, and the logarithm of the sum of powers beside it."""
+    of, source = Arithmetic(low, node.output[0]), rows_along(low, node)
+    rows = low.shapes[source]
+    largest = _reduced(low, source, Reduction.LARGEST)
+    out = low.anonymous(rows)
+    stride = (1, rows.width)
+    spread = low.emit(Operation(Kind.UPSAMPLE, largest, out, stride=stride))
+    powers = of.each(ElementFunction.EXP, of.pair(Binary.MINUS, source, spread))
+    found = of.each(ElementFunction.LOG, _reduced(low, powers, Reduction.SUM))
+    low.alias(node.output[0], of.pair(Binary.PLUS, found, largest))
+
+
+def _product(low: Lowering, node: onnx.NodeProto) -> None:
+    """Column by column: a sum of logarithms would lose signs, zeros and digits."""
+    of, source = Arithmetic(low, node.output[0]), rows_along(low, node)
+    rows = low.shapes[source]
+    if rows.width > _MOST_FACTORS:
+        raise low.refused(
+            node, f"has {rows.width:,} factors: up to {_MOST_FACTORS} are supported"
+        )
+    made = -1
+    for column in range(rows.width):
+        out = low.anonymous(Shape(rows.channels))
+        one = low.emit(Operation(Kind.CROP, source, out, pad=(0, column)))
+        made = one if made < 0 else of.pair(Binary.TIMES, made, one)
+    low.alias(node.output[0], made)
+
+
+def _triangle(low: Lowering, node: onnx.NodeProto) -> None:
+    """Values beside the triangle become 0, infinities too."""
+    full, given = low.full(node.input[0]), low.constant(node, 1)
+    off = 0 if given is None else int(given.reshape(()))
+    upper = bool(attribute(node, "upper", 1))
+    ones = np.ones(full[-2:], np.float32)
+    mask = np.triu(ones, off) if upper else np.tril(ones, off)
+    name = f"{node.output[0]} triangle"
+    low.constants[name] = np.broadcast_to(mask, full)
+    seen = low.view(node, node.input[0])
+    kept = low.view(node, name, low.shapes[seen])
+    of = Arithmetic(low, node.output[0])
+    low.alias(node.output[0], of.pair(Binary.KEEP, seen, kept))
+
+
+RULES = {
+    "Mod": _remainder,
+    "Xor": _other_truth,
+    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceProd": _product,
+    "Trilu": _triangle,
+}

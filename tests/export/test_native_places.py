@@ -1,0 +1,236 @@
+"""Lookups at computed places, writing there, and sampling equal onnxruntime's."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from native_graphs import array, compare, ints, lowered_run, model_of, node
+from torch import nn
+
+import export
+from edge_sdk.errors import CheckpointError, ExportError
+from edge_sdk.infer import NativeModel
+from edge_sdk.kernels.build import find_compiler, this_machine
+from export.native.fileformat import write
+from export.native.lower import lower
+from export.native.program import Cell, Kind, Operation, Program, Shape, Weight
+
+pytestmark = pytest.mark.skipif(
+    find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
+)
+IMAGE = (4, 6, 5)
+Case = tuple[list[onnx.NodeProto], dict[str, Any]]
+
+
+def places(name: str, size: int) -> list[onnx.NodeProto]:
+    """Whole numbers from -size to size - 1, made of a value."""
+    return [
+        node("Tanh", [name], [f"{name}_t"]),
+        node("Mul", [f"{name}_t", "size"], [f"{name}_m"]),
+        node("Floor", [f"{name}_m"], [f"{name}_f"]),
+        node("Cast", [f"{name}_f"], ["places"], to=7),
+    ]
+
+
+def gather(axis: int) -> Case:
+    """Rows of a value by a few computed numbers."""
+    nodes = [
+        node("Slice", ["input", "from", "to", "axes"], ["few"]),
+        node("Reshape", ["few", "flat"], ["numbers"]),
+        *places("numbers", IMAGE[axis - 1]),
+        node("Gather", ["input", "places"], ["output"], axis=axis),
+    ]
+    size = np.float32(IMAGE[axis - 1] - 0.001)
+    arrays = {"from": ints(0, 0, 1), "to": ints(1, 3, 3), "axes": ints(1, 2, 3)}
+    return nodes, {**arrays, "flat": ints(2, 3), "size": size}
+
+
+def gather_elements(axis: int, part: int) -> Case:
+    """A place for each value; of other axes perhaps the first values alone."""
+    other = 1 + axis % 3
+    nodes = [
+        node("Slice", ["input", "from", "to", "axes"], ["few"]),
+        *places("few", IMAGE[axis - 1]),
+        node("GatherElements", ["input", "places"], ["output"], axis=axis),
+    ]
+    size = np.float32(IMAGE[axis - 1] - 0.001)
+    arrays = {"from": ints(0), "to": ints(part), "axes": ints(other)}
+    return nodes, {**arrays, "size": size}
+
+
+def gather_nd() -> Case:
+    """Rows by two axes' numbers, of which some count from the end."""
+    nodes = [
+        node("Slice", ["input", "from", "to", "axes"], ["few"]),
+        node("Reshape", ["few", "pairs"], ["numbers"]),
+        *places("numbers", 2),
+        node("Reshape", ["input", "rows"], ["x"]),
+        node("GatherND", ["x", "places"], ["output"]),
+    ]
+    arrays = {"from": ints(0), "to": ints(2), "axes": ints(3)}
+    shapes = {"pairs": ints(12, 4, 1), "rows": ints(4, 6, 5), "size": np.float32(3.9)}
+    return nodes, {**arrays, **shapes}
+
+
+def scatter_elements(axis: int, reduction: str) -> Case:
+    nodes = [
+        node("Sin", ["input"], ["updates"]),
+        *places("input", IMAGE[axis - 1]),
+        node(
+            *("ScatterElements", ["input", "places", "updates"], ["output"]),
+            axis=axis,
+            reduction=reduction,
+        ),
+    ]
+    return nodes, {"size": np.float32(IMAGE[axis - 1] - 0.001)}
+
+
+def scatter_nd(reduction: str) -> Case:
+    nodes = [
+        node("Reshape", ["input", "rows"], ["x"]),
+        node("Slice", ["input", "from", "to", "axes"], ["few"]),
+        node("Reshape", ["few", "pairs"], ["numbers"]),
+        *places("numbers", 2),
+        node("Slice", ["input", "from", "two", "axes"], ["some"]),
+        node("Reshape", ["some", "given"], ["updates"]),
+        node(
+            *("ScatterND", ["x", "places", "updates"], ["output"]), reduction=reduction
+        ),
+    ]
+    arrays = {"from": ints(0), "to": ints(1), "two": ints(4), "axes": ints(3)}
+    shapes = {"pairs": ints(24, 1), "rows": ints(30, 4), "given": ints(24, 4)}
+    return nodes, {**arrays, **shapes, "size": np.float32(29.9)}
+
+
+CASES: dict[str, Case] = {
+    **{f"gather {axis}": gather(axis) for axis in (1, 2, 3)},
+    **{f"elements {a} {n}": gather_elements(a, n) for a in (1, 2, 3) for n in (3, 9)},
+    "gather nd": gather_nd(),
+    "scatter add 2": scatter_elements(2, "add"),
+    "scatter add 3": scatter_elements(3, "add"),
+    "scatter 1": scatter_elements(1, "none"),
+    "scatter 3": scatter_elements(3, "none"),
+    "rows add": scatter_nd("add"),
+    "rows": scatter_nd("none"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_places_are_onnxruntimes(case: str) -> None:
+    nodes, arrays = CASES[case]
+    compare(model_of(nodes, arrays, IMAGE), IMAGE)
+
+
+@pytest.mark.parametrize("how", ["mul", "max", "min"])
+def test_values_that_are_joined_otherwise_are_refused(how: str) -> None:
+    nodes, arrays = scatter_elements(2, how)
+    with pytest.raises(ExportError, match=f"joins values by {how}: none and add"):
+        lower(model_of(nodes, arrays, IMAGE))
+
+
+def test_a_place_that_a_value_has_not_gives_no_number() -> None:
+    nodes = [
+        node("Cast", ["input"], ["places"], to=7),
+        node("GatherElements", ["table", "places"], ["output"], axis=1),
+    ]
+    model = model_of(nodes, {"table": array(1, 5)}, (5,))
+    row = np.array([[0, 4, -5, 5, -6]], np.float32)
+    found = lowered_run(model, row)[0]
+    assert np.isnan(found).tolist() == [False, False, False, True, True]
+
+
+# -------------------------------------------------------------------- GridSample
+
+MODES = ("bilinear", "nearest", "bicubic")
+PADDINGS = ("zeros", "border", "reflection")
+
+
+class Sampled(nn.Module):
+    """An image at places that a layer computes, some of them outside."""
+
+    def __init__(self, mode: str, padding: str, corners: bool) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.places = nn.Conv2d(3, 2, 3, padding=1)
+        self.how = {"mode": mode, "padding_mode": padding, "align_corners": corners}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        at = torch.tanh(3 * self.places(x)).permute(0, 2, 3, 1) * 1.9
+        found: torch.Tensor = nn.functional.grid_sample(x, at, **self.how)
+        return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_images_are_sampled_as_torch_does_it(mode: str) -> None:
+    given = np.random.default_rng(0).standard_normal((8, 3, 7, 9)).astype(np.float32)
+    for padding, corners in product(PADDINGS, (False, True)):
+        model = Sampled(mode, padding, corners)
+        report = export.build(model, format="native", calibration=given)
+        parity = report.findings.parity
+        assert parity is not None
+        assert parity.max_relative <= 1e-5, (padding, corners)
+
+
+def test_images_that_a_reshape_put_into_the_batch_are_sampled() -> None:
+    nodes = [
+        node("Reshape", ["input", "images"], ["x"]),
+        node("Reshape", ["input", "grids"], ["g"]),
+        node("GridSample", ["x", "g"], ["y"], mode="linear"),
+        node("Flatten", ["y"], ["output"], axis=0),
+    ]
+    arrays = {"images": ints(4, 2, 3, 5), "grids": ints(4, 5, 3, 2)}
+    compare(model_of(nodes, arrays, (8, 3, 5)), (8, 3, 5), limit=5e-6)
+
+
+def test_volumes_are_not_sampled() -> None:
+    nodes = [
+        node("Reshape", ["input", "volume"], ["x"]),
+        node("GridSample", ["x", "grid"], ["output"], mode="linear"),
+    ]
+    arrays = {"volume": ints(1, 2, 3, 4, 5), "grid": array(1, 2, 2, 2, 3)}
+    with pytest.raises(ExportError, match=r"GridSample .* images are supported"):
+        lower(model_of(nodes, arrays, (6, 4, 5)))
+
+
+# ------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("kind", [Kind.PICK, Kind.PUT])
+@pytest.mark.parametrize(
+    ("places_of", "made", "extra"),
+    [
+        (Shape(2, 2, 9), Shape(3, 2, 9), 0),
+        (Shape(1, 2, 8), Shape(3, 2, 9), 0),
+        (Shape(1, 2, 9), Shape(2, 2, 9), 0),
+        (Shape(1, 2, 9), Shape(3, 2, 9), 2),
+    ],
+)
+def test_places_that_do_not_fit_are_no_file(
+    kind: Kind, places_of: Shape, made: Shape, extra: int
+) -> None:
+    image = Shape(3, 2, 9)
+    cropped = Shape(3, places_of.height, places_of.width)
+    operations = (
+        Operation(Kind.CROP, 0, 3),
+        Operation(Kind.TAKE, 3, 1),
+        Operation(kind, 0, 2, 1, extra=extra),
+    )
+    content = write(Program((image, places_of, made, cropped), operations, (), 2), {})
+    with pytest.raises(CheckpointError, match=r"places|function"):
+        NativeModel(content)
+
+
+@pytest.mark.parametrize("cell", [Cell.GRU, Cell.RNN_TANH, Cell.LSTM])
+def test_a_last_cell_that_does_not_fit_is_no_file(cell: Cell) -> None:
+    gates = {Cell.GRU: 12, Cell.RNN_TANH: 4, Cell.LSTM: 16}[cell]
+    weight = Weight("w", np.ones((gates, 4), np.float32), np.zeros(gates, np.float32))
+    steps = 5 if cell is Cell.LSTM else 6
+    shapes = Shape(5, 1, gates), Shape(steps, 1, 4)
+    operation = Operation(Kind.RECURRENT, 0, 1, weight=0, extra=int(cell) + 32)
+    with pytest.raises(CheckpointError, match=r"cell|gates"):
+        NativeModel(write(Program(shapes, (operation,), (weight,), 1), {}))
