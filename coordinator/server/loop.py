@@ -245,10 +245,11 @@ class Server:
                 self._handle(item)
                 if self._ledger.promised >= GROUP:
                     break
-            late = self._clock() - self._settled >= TELEMETRY_S
-            if self._ledger.promised or (late and self._ledger.unsettled):
+        late = self._clock() - self._settled >= TELEMETRY_S
+        if self._ledger.promised or (late and self._ledger.unsettled):
+            with together():  # the receipts; what was asked for is on its way
                 self._ledger.settle()
-                self._settled = self._clock()
+            self._settled = self._clock()
 
     def _handle(self, item: Item) -> None:
         match item:

@@ -62,6 +62,19 @@ def test_a_round_told_once(ledger: Ledger) -> None:
     ledger.close()
 
 
+def test_a_plan_is_durable_with_its_tasks(ledger: Ledger) -> None:
+    """A coordinator that is killed between the two plans the round again."""
+    ledger.plan_round(1, goal=1, quorum=1, rate=0.1, base="")
+    with_others = read_ledger(ledger.folder)
+    assert (ledger.unsettled, with_others.rounds()) == (True, [])
+    ledger.issue_tasks(1, [task("a1")])
+    assert not ledger.unsettled
+    (row,) = with_others.rounds()
+    assert (row.phase, len(with_others.tasks(1))) == (RoundPhase.RUN, 1)
+    with_others.close()
+    ledger.close()
+
+
 def test_what_was_recorded_is_there_after_opening_again(ledger: Ledger) -> None:
     with_round(ledger, ["a1"])
     accept(ledger, "a1", b"one")
