@@ -211,7 +211,30 @@ def of_nothing(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.head(F.normalize(some, dim=1)) + whole + alike + torch.atan2(some, other)
 
 
+def last_steps(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """The last step of each padded sequence, by its length, in both ways to say it."""
+    lengths = (x[:, :, 0] > 0).sum(1).clamp(min=1)
+    steps = m.rnn(x)[0]
+    picked = steps.gather(1, (lengths - 1).view(-1, 1, 1).expand(-1, 1, 4)).squeeze(1)
+    return m.head(steps[torch.arange(len(x)), lengths - 1] * picked)
+
+
+def waves(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Filters by their cut-off, as SincNet makes them: one tap is sinc of zero."""
+    taps = torch.arange(-3, 4)
+    filters = 2 * m.cut.abs() * torch.sinc(2 * m.cut.abs() * taps)
+    return m.head(F.conv1d(x.unsqueeze(1), filters.unsqueeze(1)).amax(2))
+
+
 MARKED: dict[str, Callable[[], Case]] = {
+    "last_steps": lambda: classes(
+        Plain(last_steps, rnn=nn.GRU(3, 4, batch_first=True), head=nn.Linear(4, 4)),
+        6,
+        3,
+    ),
+    "waves": lambda: classes(
+        Plain(waves, cut=nn.Parameter(torch.rand(4, 1)), head=nn.Linear(4, 4)), 12
+    ),
     "strongest": lambda: plain(strongest),
     "one_hot": lambda: tokens(Plain(one_hot, layer=nn.Linear(5, 4)), 6, 5),
     "angles": lambda: plain(angles),

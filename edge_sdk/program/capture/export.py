@@ -28,6 +28,7 @@ from edge_sdk.program.capture.calls import emit
 from edge_sdk.program.capture.constants import Constants
 from edge_sdk.program.capture.context import Builder
 from edge_sdk.program.capture.layout import PLAIN
+from edge_sdk.program.capture.limits import check_layers, known_limit
 from edge_sdk.program.capture.restated import WithoutChecks
 from edge_sdk.program.capture.steps import lone_loss
 from edge_sdk.program.check import check
@@ -61,6 +62,7 @@ def capture(
     """
     _check_version()
     _check_batch(inputs, targets)
+    check_layers(model)
     state = model.state_dict(keep_vars=True)
     own = dict(model.named_parameters(remove_duplicate=False))
     parameters = tuple(_parameter(n, t, own.get(n)) for n, t in state.items())
@@ -263,6 +265,10 @@ def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
         at = f" ({place})" if place else ""
         first = str(error).strip().partition("\n")[0]
         why = f"{type(error).__name__}: {first[:_MOST_WORDS]}"
+        if known := known_limit(error):
+            raise EngineError(
+                f"the model cannot be exported{at}: {known[0]}", remedy=known[1]
+            ) from error
         if isinstance(error, _OF_VALUES) or "data-dependent" in str(error):
             why = "its control flow, or a shape, depends on values"
         raise EngineError(

@@ -95,8 +95,22 @@ def _inverse(*, sine: bool) -> Row:
     return row
 
 
+def _cardinal(builder: Builder, call: Node) -> None:
+    """Sinc: the sine of pi x over pi x, and one at zero, where it is flat."""
+    tensor, layout = builder.value(call, "self")
+    turn = unary(builder, call, "affine", tensor, math.pi)
+    some = unary(builder, call, "greater", unary(builder, call, "abs", turn))
+    none = unary(builder, call, "affine", some, -1.0, 1.0)
+    over = combined(builder, call, "add", turn, none)
+    over = unary(builder, call, "reciprocal", over)
+    found = unary(builder, call, "sin", turn)
+    found = combined(builder, call, "multiply", found, over)
+    builder.put(call, combined(builder, call, "add", found, none), layout)
+
+
 ROWS: Final[dict[str, Row]] = {
     "tan": _quotient,
+    "sinc": _cardinal,
     **dict.fromkeys(("asin", "arcsin"), _inverse(sine=True)),
     **dict.fromkeys(("acos", "arccos"), _inverse(sine=False)),
     "sinh": _hyperbolic(-1.0),

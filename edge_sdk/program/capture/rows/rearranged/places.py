@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from torch import fx
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, PLAIN
 from edge_sdk.program.capture.operands import number_of
+from edge_sdk.program.capture.rows.matrices import multiplied
 from edge_sdk.program.capture.rows.rearranged.copies import strided, transposed
 from edge_sdk.program.capture.rows.rearranged.joins import joined
 from edge_sdk.program.capture.rows.reductions import summed
@@ -128,7 +130,7 @@ def _chosen(
 
 
 def _by_label(builder: Builder, call: Node, named: Sequence[tuple[int, Any]]) -> bool:
-    """Takes x[arange(batch), y]: one value of each sample by its number."""
+    """Takes x[arange(batch), y]: a value, or a row, of each sample by its number."""
     if len(named) != 2 or [d for d, _ in named] != [0, 1]:
         return False
     (_, first), (_, second) = named
@@ -141,10 +143,12 @@ def _by_label(builder: Builder, call: Node, named: Sequence[tuple[int, Any]]) ->
     source, whose = builder.value(call, "self")
     if not counted or not single or whose != PLAIN:
         return False
-    if len(builder.tensors[source].shape) != 1:
-        return False
+    count, *rest = builder.tensors[source].shape
     places = reshaped(builder, call, places, (1,))
-    found = _numbered(builder, call, source, places, 0)
+    if count > _MOST_CLASSES:
+        raise builder.refused(call, f"one of {count} values by its place")
+    rows = reshaped(builder, call, source, (count, math.prod(rest)))
+    found = multiplied(builder, call, _rows_of(builder, call, places, count), rows)
     builder.put(call, reshaped(builder, call, found, call.shape[1:]))
     return True
 

@@ -1,0 +1,56 @@
+"""Limits of programs, told before torch's exporter stumbles over them."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any, Final
+
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
+
+from edge_sdk.errors import EngineError
+
+__all__ = ["check_layers", "known_limit"]
+
+_CTC: Final = "programs have no CTC loss", "The torch engine trains this model."
+_PACKED: Final = (
+    "the shape of packed sequences depends on values",
+    "Give the layer the padded batch, and read each example's last step by its length: "
+    "y[torch.arange(len(y)), lengths - 1]; until then the torch engine trains this "
+    "model.",
+)
+
+
+def check_layers(model: nn.Module) -> None:
+    """Refuses layers whose training is more than a pass and a gradient.
+
+    Raises:
+        EngineError: If one is spectral-normed; names it.
+    """
+    for path, module in model.named_modules():
+        steps: Any = getattr(module, "parametrizations", {})
+        normed = parametrize.is_parametrized(module) and any(
+            isinstance(step, _SpectralNorm) for own in steps.values() for step in own
+        )
+        hooks = module._forward_pre_hooks.values()  # noqa: SLF001 - torch's own way
+        if normed or any(isinstance(hook, SpectralNorm) for hook in hooks):
+            raise EngineError(
+                f"layer {path or type(module).__name__}: spectral norm takes a step of "
+                "its power iteration in each batch, which programs do not take",
+                remedy="The torch engine trains this model; a program does once the "
+                "norm is folded (torch.nn.utils.parametrize.remove_parametrizations, "
+                "or remove_spectral_norm).",
+            )
+
+
+def known_limit(error: BaseException) -> tuple[str, str] | None:
+    """The reason of an exporter's error and its remedy, where they are known."""
+    if "ctc_loss" in str(error):
+        return _CTC
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    packs = any(f.f_code.co_name == "pack_padded_sequence" for f in frames)
+    if packs or any(f.f_locals.get("batch_sizes") is not None for f in frames):
+        return _PACKED
+    return None
