@@ -135,6 +135,10 @@ def verify_command(
         for name, error in differences.items():
             echo(f"{name}: golden outputs match, largest difference {error:.1e}")
         return
+    if not file.exists():
+        raise ExportError(
+            f"{file} cannot be read: it is not there", remedy="Check the path."
+        )
     if checkpoint is None and not module:
         raise ExportError(
             f"{file} is a single file: name the checkpoint or module that it was built "

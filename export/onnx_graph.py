@@ -21,6 +21,7 @@ from edge_sdk.errors import ExportError
 from edge_sdk.tasks.trial_step import tensors_of
 from export.modules.exporter_errors import advice_for, reason_of
 from export.modules.torch_cells import CELLS
+from export.modules.torch_more import MORE
 from export.modules.torch_pools import POOLS
 from export.modules.torch_rnn import TRANSLATIONS
 from export.passes import run
@@ -173,7 +174,7 @@ def _exported(
                 optimize=False,
                 opset_version=OPSET,
                 dynamic_shapes=free,
-                custom_translation_table={**TRANSLATIONS, **POOLS, **cells},
+                custom_translation_table={**TRANSLATIONS, **POOLS, **MORE, **cells},
                 verbose=False,
             )
             if program is not None:

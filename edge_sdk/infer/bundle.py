@@ -187,21 +187,28 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+_REMEDY = "Name the folder that flash-export bundle made."
+
+
 def _content(folder: Path) -> bytes:
     try:
         return (folder / MANIFEST).read_bytes()
     except OSError as error:
-        raise ExportError(f"{folder} is not a bundle: {error}") from error
+        raise ExportError(
+            f"{folder} is not a bundle: {error}", remedy=_REMEDY
+        ) from error
 
 
 def _manifest(folder: Path, content: bytes) -> dict[str, Any]:
     try:
         manifest = json.loads(content)
     except ValueError as error:
-        raise ExportError(f"{folder} is not a bundle: {error}") from error
+        raise ExportError(
+            f"{folder} is not a bundle: {error}", remedy=_REMEDY
+        ) from error
     if (
         not isinstance(manifest, dict)
         or manifest.get("format") != "flash-edge bundle 1"
     ):
-        raise ExportError(f"{folder} is not a bundle of format 1")
+        raise ExportError(f"{folder} is not a bundle of format 1", remedy=_REMEDY)
     return manifest

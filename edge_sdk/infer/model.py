@@ -140,6 +140,8 @@ class NativeModel:
             views.append((channels, width))
         if height == width == 1:
             views.append((channels,))
+        if channels == height == width == 1:  # a number by itself
+            views.append(())
         said = self.metadata.get(key)
         if said is None:
             return views[0]

@@ -95,7 +95,11 @@ def read_key(path: Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise IdentityError(f"{path} holds no private key: {error}") from error
+        raise IdentityError(
+            f"{path} holds no private key: {error}",
+            remedy="Name a PEM file; openssl genpkey -algorithm ed25519 -out key.pem "
+            "makes one.",
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise IdentityError(
             f"{path} holds a key that is not Ed25519",

@@ -8,6 +8,7 @@ import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from export.extras import require
 __all__ = ["Timing", "bench", "machine", "time_file"]
 
 _DENSE = "dense onnxruntime"
+_MOST_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ def bench(
     Raises:
         ExportError: If it is no bundle, or a model cannot run.
     """
+    if not 1 <= threads <= _MOST_THREADS:
+        raise ExportError(f"threads is {threads}", remedy=f"Give 1 to {_MOST_THREADS}.")
+    if not (isfinite(seconds) and seconds > 0):
+        raise ExportError(f"seconds is {seconds}", remedy="Give a number above 0.")
     folder = Path(bundle)
     models: Mapping[str, Any] = read_manifest(folder)["models"]
     example = folder / "golden" / "input.npy"

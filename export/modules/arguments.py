@@ -74,7 +74,8 @@ def names_of(model: nn.Module, given: int | Collection[str], name: str) -> list[
     lacking = [key for key in needed(model) if key not in found]
     if fits and found and not lacking:
         return found
-    takes = ", ".join(needed(model)) or ", ".join(ordered) or "nothing"
+    by_name = "any names" if Parameter.VAR_KEYWORD in kinds else "nothing"
+    takes = ", ".join(needed(model)) or ", ".join(ordered) or by_name
     missing = f"; {', '.join(lacking)} is missing" if lacking else ""
     raise ExportError(
         f"{name}: its forward takes {takes}; inputs given are {said}{missing}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ from export.rebuild import Source
 __all__ = ["from_module"]
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.q")
+_OTHER_DTYPE = re.compile(r"(same|different) dtype|expected scalar type")
 _TRIED = 3  # examples: an axis of 3 is hardly one of the model's own
 
 
@@ -124,6 +126,13 @@ def _check_python(model: nn.Module, name: str) -> None:
                 remedy="Give the model before torch quantised it, and take a format "
                 "that rounds: onnx-int8, onnx-fp16, native-int8.",
             )
+        if isinstance(part, nn.LSTM) and part.proj_size:
+            raise ExportError(
+                f"{name}{key and f': {key}'} is an LSTM with a projection (proj_size="
+                f"{part.proj_size}), which has no form in a model file",
+                remedy="Take an LSTM without one and a Linear layer behind it, or "
+                "write its steps out, each with a Linear layer.",
+            )
         if isinstance(part, torch.jit.ScriptModule):
             raise ExportError(
                 f"{name}{key and f': {key}'} is TorchScript, whose Python code is gone",
@@ -181,7 +190,7 @@ def _check_outputs(source: Source) -> None:
         reason = error.__cause__ or error if isinstance(error, TaskError) else error
         raise ExportError(
             f"{name} takes no batch of inputs of shape {shape}: {told(reason)}",
-            remedy=_advice(source),
+            remedy=_advice(source, str(reason)),
         ) from error
     if not outputs:
         raise ExportError(
@@ -234,9 +243,14 @@ def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
     )
 
 
-def _advice(source: Source) -> str:
+def _advice(source: Source, reason: str = "") -> str:
     """A suggestion of what to give, for an error."""
     shape = source.input_shape
+    if _OTHER_DTYPE.search(reason):
+        return (
+            "Weights and inputs are float32 when a model is exported: take casts such "
+            "as .double() and .half() out of forward, or write .to(weight.dtype)."
+        )
     with contextlib.suppress(TypeError, ValueError):
         others = [
             str(p.replace(annotation=Parameter.empty, default=Parameter.empty))

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from onnxscript import opset18
 
-__all__ = ["POOLS"]
+__all__ = ["POOLS", "regions"]
 
 op: Any = opset18  # its types are of arrays, lists are made constants
 
 
-def _regions(size: int, count: int) -> list[tuple[int, int]]:
+def regions(size: int, count: int) -> list[tuple[int, int]]:
     """Begin and end of each part of an axis, as torch cuts it."""
     return [(n * size // count, -((n + 1) * size // -count)) for n in range(count)]
 
@@ -28,7 +28,7 @@ def _regions(size: int, count: int) -> list[tuple[int, int]]:
 def _shares(size: int, count: int) -> NDArray[np.float32]:
     """The share of each place in each part: (size, count)."""
     found = np.zeros((size, count), np.float32)
-    for part, (begin, end) in enumerate(_regions(size, count)):
+    for part, (begin, end) in enumerate(regions(size, count)):
         found[begin:end, part] = 1 / (end - begin)
     return found
 

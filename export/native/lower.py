@@ -80,7 +80,7 @@ def lower(
         out = lowering.emit(
             Operation(Kind.TAKE, 0, lowering.anonymous(lowering.shapes[0]))
         )
-    return lowering.program(out, lowering.dims(names[0]) or (1,))
+    return lowering.program(out, lowering.dims(names[0]))
 
 
 def _joined(lowering: Lowering, end: onnx.NodeProto) -> int:

@@ -90,7 +90,27 @@ def _triangle(low: Lowering, node: onnx.NodeProto) -> None:
     low.alias(node.output[0], of.pair(Binary.KEEP, seen, kept))
 
 
+def _infinite(low: Lowering, node: onnx.NodeProto) -> None:
+    """1 for infinities of the signs that are looked for."""
+    of, source = Arithmetic(low, node.output[0]), low.buffer(node, node.input[0])
+    above = bool(attribute(node, "detect_positive", 1))
+    below = bool(attribute(node, "detect_negative", 1))
+    if not above and not below:
+        raise low.refused(node, "looks for infinities of no sign")
+    if below:
+        source = (
+            of.each(ElementFunction.ABS, source) if above else of.line(source, -1.0)
+        )
+    seen = low.shapes[source]
+    name = f"{node.output[0]} largest"
+    count = seen.channels * seen.pixels
+    low.constants[name] = np.full(count, np.finfo(np.float32).max)
+    largest = low.view(node, name, seen)
+    low.alias(node.output[0], of.pair(Binary.ABOVE, source, largest))
+
+
 RULES = {
+    "IsInf": _infinite,
     "Mod": _remainder,
     "Xor": _other_truth,
     "ReduceLogSumExp": _log_sum_exp,
