@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -136,3 +138,38 @@ def test_an_rnn_is_one_operation_in_every_format(options, tmp_path) -> None:
     assert len(graph.node) < 20  # and not its forty steps
     assert found["onnx"].findings.parity.max_relative <= 1e-5
     assert found["onnx-int8"].file_bytes < found["onnx-sparse"].file_bytes
+
+
+class SoftPlaces(nn.Module):
+    """Places of key points: means over maps of shares, which hardly vary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 5, 1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares = self.maps(x).flatten(2).softmax(-1).reshape(-1, 5, 16, 16)
+        line = torch.linspace(-1, 1, 16)
+        across, down = ((shares.sum(axis) * line).sum(-1) for axis in (2, 3))
+        return torch.stack((across, down), -1)
+
+
+def grouped() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 4, 2, 1, groups=2)
+    )
+
+
+@pytest.mark.parametrize("make", [SoftPlaces, grouped])
+def test_models_that_suffer_are_rounded_in_their_layers_alone(make: Any) -> None:
+    rows = np.random.default_rng(0).standard_normal((48, 3, 16, 16))
+    found = export.build(
+        make(), format="onnx-int8", calibration=rows.astype(np.float32)
+    )
+    drift = found.findings.drift
+    assert drift is not None
+    assert drift.output_error <= 0.1
