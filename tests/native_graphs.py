@@ -12,6 +12,7 @@ from edge_sdk.infer import NativeModel
 from export.native.fileformat import write
 from export.native.fuse import fuse
 from export.native.lower import lower
+from export.native.views import join_moves
 from export.runtime import open_session, predict
 
 RNG = np.random.default_rng(7)
@@ -47,7 +48,7 @@ def model_of(
 
 def lowered_run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
     """What the native runtime makes of a batch: (n, values)."""
-    program = fuse(lower(model))
+    program = join_moves(fuse(lower(model)))
     shapes = {"output_shape": list(program.output_shape)}
     native = NativeModel(write(program, shapes))
     return native.run(batch.reshape(-1, *native.input_shape)).reshape(len(batch), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from export.native.program import (
@@ -14,7 +15,7 @@ from export.native.program import (
     Program,
 )
 
-__all__ = ["fuse"]
+__all__ = ["fuse", "used"]
 
 _SUMS = {Kind.CONV, Kind.LINEAR}
 _CLIPS = {*_SUMS, Kind.MAX_POOL, Kind.AVERAGE_POOL, Kind.GLOBAL_AVERAGE, Kind.ADD,
@@ -38,11 +39,11 @@ def fuse(program: Program) -> Program:
             _join_sigmoid(operations, index, program)
         elif operation.kind is Kind.ACTIVATION and operation.extra == Function.CLIP:
             _join_clip(operations, index, program)
-    return replace(program, operations=_used(operations, program))
+    return replace(program, operations=used(operations, program))
 
 
-def _used(
-    operations: list[Operation | None], program: Program
+def used(
+    operations: Sequence[Operation | None], program: Program
 ) -> tuple[Operation, ...]:
     """Operations whose results are read: several views of a value may have none."""
     wanted, kept = {program.output}, []

@@ -61,6 +61,7 @@ class Kind(enum.IntEnum):
     SORT_ROW = 27
     PICK = 28
     PUT = 29
+    VIEW = 30
 
 
 class Order(enum.IntEnum):

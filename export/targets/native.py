@@ -17,6 +17,7 @@ from export.native.fuse import fuse
 from export.native.input_scales import InputScales, measure, round_inputs, with_scales
 from export.native.lower import lower
 from export.native.program import Program
+from export.native.views import join_moves
 from export.passes.graph import RECURRENT, attribute, replace_array
 from export.targets import Material, Product, Target
 
@@ -35,7 +36,7 @@ def _facts(material: Material, name: str, program: Program) -> dict[str, Any]:
 
 def _make(material: Material, *, int8: bool) -> Product:
     name = "native-int8" if int8 else "native"
-    program = fuse(lower(material.copy(), material.layers))
+    program = join_moves(fuse(lower(material.copy(), material.layers)))
     personal = material.source.personal_values()
     facts = _facts(material, name, program)
     scales = _input_scales(material, program) if int8 else {}

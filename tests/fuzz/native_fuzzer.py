@@ -216,6 +216,7 @@ def _programs() -> dict[str, Program]:
         "first state": _first_state(),
         "last cell": _last_cell(),
         "places": _places(),
+        "views": _views(),
     }
 
 
@@ -235,6 +236,17 @@ def _sorted() -> Program:
         for at, order in enumerate(Order)
     )
     return Program(shapes, operations, (), 4)
+
+
+def _views() -> Program:
+    """Rows that stay rows, rows that are turned, and values that lie apart."""
+    shapes = Shape(6, 5, 7), Shape(6, 5, 7), Shape(10, 1, 21), Shape(7, 5, 2)
+    operations = (
+        Operation(Kind.VIEW, 0, 1, groups=2, pad=(48, 96), stride=(7, 1)),
+        Operation(Kind.VIEW, 1, 2, groups=5, pad=(1, 144), stride=(0, 6), extra=3),
+        Operation(Kind.VIEW, 2, 3, pad=(3, 2), stride=(16, 64), input_scale=0.25),
+    )
+    return Program(shapes, operations, (), 3)
 
 
 def _first_state() -> Program:

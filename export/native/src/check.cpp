@@ -205,7 +205,7 @@ void check_op(const Program& p, const OpRecord& o) {
        "a second buffer that nothing reads");
   need(weighted(o) ? known(o.weight, p.weights.size()) : o.weight == -1, "weight");
   need(o.low <= o.high, "clip");
-  need(o.input_scale == 0 || o.kind == kConv, "it is of another format");
+  need(o.input_scale == 0 || o.kind == kConv || o.kind == kView, "it is of another format");
   const Buffer &in = p.buffers[o.in], &out = p.buffers[o.out];
   need(apart(in, out), "its output overlaps its input");
   if (o.in2 >= 0) {

@@ -1,6 +1,8 @@
 // What operations on values and shapes assume of their buffers.
 #include "elements.h"
 
+#include <cmath>
+
 namespace flsp {
 namespace {
 
@@ -52,6 +54,19 @@ void check_transpose(const OpRecord& o, const Buffer& in, const Buffer& out) {
   fits(out.channels == from[axes[0]] && out.height == from[axes[1]] &&
            out.width == from[axes[2]],
        "transposed shape");
+}
+
+void check_view(const OpRecord& o, const Buffer& in, const Buffer& out) {
+  fits(o.groups >= 1 && out.channels % o.groups == 0, "groups");
+  fits(o.extra >= 0, "first value");
+  fits(o.input_scale == 0 || (std::fabs(o.input_scale) > 1e-30f && std::fabs(o.input_scale) < 1e30f),
+       "factor");
+  int64_t last = o.extra;
+  for (const Axis& axis : ViewAxes(o, out).axis) {
+    fits(axis.from >= 0, "steps");
+    last += (axis.size - 1) * axis.from;
+  }
+  fits(last < in.channels * in.plane(), "values outside");
 }
 
 void check_recurrent(const OpRecord& o, const Buffer& in, const Buffer& second,
@@ -109,6 +124,7 @@ void check_element(const OpRecord& o, const Buffer& in, const Buffer& second,
     case kSpread: return check_grid(o, in, out);
     case kCrop: return check_grid(o, out, in);
     case kTranspose: return check_transpose(o, in, out);
+    case kView: return check_view(o, in, out);
     case kReshape:
       return fits(in.channels * in.pixels() == out.channels * out.pixels(), "values");
     case kMatMul:

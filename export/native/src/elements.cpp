@@ -182,6 +182,54 @@ void transpose(const Call& a) {
                         a.out.data + k * to[other], to[turned], size[axes[2]], in.width);
 }
 
+// Rows that lie behind each other on both sides, or a block that is turned, for each place of the
+// two axes that are left.
+void view(const Call& a) {
+  ViewAxes axes(a.o, a.out.buffer);
+  Axis(&d)[4] = axes.axis;
+  // Axes of one value go first, as those that lie behind each other are one; the last one that
+  // is left lies densely in the output.
+  for (int i = 3; i > 0; i--)
+    if (d[i - 1].from == d[i].size * d[i].from && d[i - 1].to == d[i].size * d[i].to) {
+      d[i - 1] = {d[i - 1].size * d[i].size, d[i].from, d[i].to};
+      d[i] = {1, 0, 0};
+    }
+  for (int i = 0; i < 4; i++)
+    if (d[i].size == 1) std::rotate(d, d + i, d + i + 1);
+  int turned = 2;  // the axis that lies densely in the input, if it is not the last
+  for (int i = 0; i < 3; i++)
+    if (d[i].size > 1 && d[i].from == 1) turned = i;
+  const bool rows = d[3].from == 1 || d[3].size == 1;
+  if (!rows) std::swap(d[2], d[turned]);
+  const bool turns = !rows && d[2].from == 1 && d[3].to == 1;
+  const float* from = a.in.data + a.o.extra;
+  const float factor = a.o.input_scale, none = 0.0f;
+  const auto scaled = [&](float* y, int64_t n) {
+    if (factor != 0) a.kernels.scale(y, &factor, &none, true, y, n, a.o.low, a.o.high);
+  };
+  for (int32_t i = 0; i < d[0].size; i++)
+    for (int32_t j = 0; j < d[1].size; j++) {
+      const float* x = from + i * d[0].from + j * d[1].from;
+      float* y = a.out.data + i * d[0].to + j * d[1].to;
+      if (turns) {
+        a.kernels.transpose(x, d[3].from, y, d[2].to, d[3].size, d[2].size);
+        for (int32_t k = 0; k < d[2].size; k++) scaled(y + k * d[2].to, d[3].size);
+        continue;
+      }
+      for (int32_t k = 0; k < d[2].size; k++) {
+        const float* row = x + k * d[2].from;
+        float* to = y + k * d[2].to;
+        if (rows && d[3].to == 1) {
+          std::memcpy(to, row, d[3].size * sizeof(float));
+          scaled(to, d[3].size);
+          continue;
+        }
+        for (int32_t l = 0; l < d[3].size; l++)
+          to[l * d[3].to] = row[l * d[3].from] * (factor != 0 ? factor : 1.0f);
+      }
+    }
+}
+
 void reshape(const Call& a) {
   const auto run = [](const Buffer& b) {  // values that lie without a gap
     return b.plane() == b.pixels() ? b.channels * b.pixels() : b.pixels();
@@ -336,6 +384,7 @@ void run_element(const Model& model, const Op& op, float* arena) {
     case kSpread:
     case kCrop: return grid(a);
     case kTranspose: return transpose(a);
+    case kView: return view(a);
     case kReshape: return reshape(a);
     case kMatMul: return matmul(a);
     case kSoftmaxRow: return softmax_row(a);

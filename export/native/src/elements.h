@@ -33,6 +33,8 @@ enum ElementKind : int32_t {
                       // one for each; a place below 0 counts from the end
   kPut = 29,          // pixel i of each channel, to pixel in2[i]; of several the last, or their
                       // sum where extra = 1; zeros elsewhere
+  kView = 30,         // each value from extra + its place times the steps of ViewAxes, times
+                      // input_scale where that is not 0
 };
 enum Cell : int32_t { kGru, kLstm, kRnnTanh, kRnnRelu };
 constexpr int kGates[] = {3, 4, 1, 1};
@@ -55,13 +57,30 @@ enum Reduction : int32_t { kMean, kSum, kLargest, kSmallest, kWhereMost, kWhereL
 enum Order : int32_t { kLargestFirst, kSmallestFirst, kWhereLargest, kWhereSmallest, kOrders };
 constexpr int kAxes[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
 
-inline bool element_kind(int32_t kind) { return kind >= kBinary && kind <= kPut; }
+inline bool element_kind(int32_t kind) { return kind >= kBinary && kind <= kView; }
 inline bool element_weighted(int32_t kind) {
   return kind == kSlope || kind == kColumnAffine || kind == kRecurrent || kind == kLookUp;
 }
 inline bool element_paired(int32_t kind) {
   return kind == kBinary || kind == kMatMul || kind == kPick || kind == kPut;
 }
+
+// One axis of a copy: values, and floats from one to the next on both sides.
+struct Axis {
+  int32_t size;
+  int64_t from, to;
+};
+
+// Axes of kView, outermost first. Channels are o.groups times equally many, two axes. The input
+// is taken as the floats of its planes behind each other, gaps between planes included.
+struct ViewAxes {
+  Axis axis[4];
+  ViewAxes(const OpRecord& o, const Buffer& out)
+      : axis{{o.groups, o.pad_top, out.channels / o.groups * out.plane()},
+             {out.channels / o.groups, o.pad_left, out.plane()},
+             {out.height, o.stride_h, out.width},
+             {out.width, o.stride_w, 1}} {}
+};
 
 // Throws Error where the operation does not fit its buffers; `second` is `in` without in2.
 void check_element(const OpRecord& o, const Buffer& in, const Buffer& second,

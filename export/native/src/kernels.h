@@ -96,11 +96,12 @@ struct Rows {
 // step hold value 0 at an input that another row reads.
 struct WindowRows {
   const float* value;      // (steps, 16)
-  const uint8_t* index;    // (steps, 16): input within the window
+  const uint32_t* places;  // (sixes, 16): inputs within the windows of six steps, 5 bits each
   const uint16_t* base;    // (steps,): where the window starts
   const int32_t* start;    // (groups + 1,): steps of 16 rows each
+  const int32_t* six;      // (groups,): where a group's places start
 };
-constexpr int kWindowRows = 16, kWindow = 32;
+constexpr int kWindowRows = 16, kWindow = 32, kPlaces = 6, kPlaceBits = 5;
 
 // Largest values of windows over one channel.
 struct MaxPool {

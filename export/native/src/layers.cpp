@@ -47,7 +47,7 @@ void run_linear(const Args& a) {
   }
   const Rows rows{w.values, w.gaps, w.start.data(), w.columns, w.bias};
   const WindowPlan& p = a.op.windows;
-  const WindowRows steps{p.values.data(), p.index.data(), p.base.data(), p.start.data()};
+  const WindowRows steps = p.rows();
   const bool windows = !p.start.empty();
   const int32_t units = windows ? static_cast<int32_t>(p.start.size()) - 1 : w.rows;
   // Below some 20 microseconds of work a second thread costs more than it saves.

@@ -159,7 +159,7 @@ int64_t Model::bytes() const {
     total += static_cast<int64_t>(
         sizeof op + (op.weight.start.size() + op.conv.offset.size()) * 4 +
         op.conv.bytes.steps.size() + op.conv.bytes.base.size() * 4 + op.conv.scales.size() * 4 +
-        op.windows.values.size() * 4 + op.windows.index.size() + op.windows.base.size() * 2);
+        (op.windows.values.size() + op.windows.places.size()) * 4 + op.windows.base.size() * 2);
     for (const auto& b : op.conv.blocks)
       total += static_cast<int64_t>(sizeof b + b.segments.size() * sizeof(Segment));
   }

@@ -3,6 +3,7 @@
 #define FLSP_MODEL_H
 
 #include <cstdint>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -18,6 +19,23 @@ constexpr int64_t kSlack = 64;  // floats before and behind what a session alloc
 // vector is rounded up; as many lie between two buffers of a file.
 constexpr int32_t kNear = 32;
 static_assert(kNear + 16 <= kSlack, "a copy stays in its allocation");
+
+// Vectors that begin where a line of the cache does: no load of theirs crosses one.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  LineAllocator() = default;
+  template <class U>
+  LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t n) {
+    return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64}));
+  }
+  void deallocate(T* at, size_t) { ::operator delete(at, std::align_val_t{64}); }
+  bool operator==(const LineAllocator&) const { return true; }
+  bool operator!=(const LineAllocator&) const { return false; }
+};
+template <class T>
+using Lines = std::vector<T, LineAllocator<T>>;
 
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -113,10 +131,15 @@ struct ConvPlan {
 // A sparse linear layer in steps of 16 rows (kernels.h): the one layout that depends on
 // the processor, and so the one that is made when a file is opened; see windows.cpp.
 struct WindowPlan {
-  std::vector<float> values;
-  std::vector<uint8_t> index;
+  Lines<float> values;
+  Lines<uint32_t> places;
   std::vector<uint16_t> base;
   std::vector<int32_t> start;  // empty: rows are used as they lie in the file
+  std::vector<int32_t> six;
+
+  WindowRows rows() const {
+    return {values.data(), places.data(), base.data(), start.data(), six.data()};
+  }
 };
 
 struct Op {

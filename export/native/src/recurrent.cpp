@@ -36,7 +36,7 @@ void run_recurrent(const Model& model, const Op& op, const Workspace& space) {
   }
   const Rows rows{w.values, w.gaps, w.start.data(), w.columns, w.bias};
   const WindowPlan& p = op.windows;
-  const WindowRows steps_of_rows{p.values.data(), p.index.data(), p.base.data(), p.start.data()};
+  const WindowRows steps_of_rows = p.rows();
   const Kernels& kernels = *model.kernels;
   for (int32_t t = 0; t < steps; t++) {
     const int64_t at = o.extra & 16 ? steps - 1 - t : t;

@@ -6,7 +6,7 @@
 #include "format.h"
 #include "kernels.h"
 
-#if FLSP_BYTES == 64
+#if FLSP_BYTES >= 32
 #include <immintrin.h>
 #endif
 
@@ -56,11 +56,30 @@ FLSP_INLINE void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
 FLSP_INLINE Vec splat(float a) { return a - Vec{}; }
 FLSP_INLINE float real(float v) { return v; }
 FLSP_INLINE float real(int8_t v) { return static_cast<float>(v); }
-FLSP_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
-FLSP_INLINE Vec clip(Vec v, Vec low, Vec high) {
-  v = v > low ? v : low;
-  return v < high ? v : high;
+// b where either is not a number. GCC compares and blends where b is a constant.
+#if FLSP_BYTES == 64
+FLSP_INLINE Vec larger(Vec a, Vec b) {
+  const __m512 v = reinterpret_cast<__m512>(a);
+  return reinterpret_cast<Vec>(_mm512_mask_max_ps(v, 0xffff, v, reinterpret_cast<__m512>(b)));
 }
+FLSP_INLINE Vec smaller(Vec a, Vec b) {
+  const __m512 v = reinterpret_cast<__m512>(a);
+  return reinterpret_cast<Vec>(_mm512_mask_min_ps(v, 0xffff, v, reinterpret_cast<__m512>(b)));
+}
+#elif FLSP_BYTES == 32
+FLSP_INLINE Vec larger(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(
+      _mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+FLSP_INLINE Vec smaller(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(
+      _mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+#else
+FLSP_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+FLSP_INLINE Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
+#endif
+FLSP_INLINE Vec clip(Vec v, Vec low, Vec high) { return smaller(larger(v, low), high); }
 
 // The whole number next to each, half to even; |v| < 2^22.
 FLSP_INLINE Vec whole(Vec v) {

@@ -9,7 +9,7 @@ namespace {
 
 typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
 
-constexpr int kProductRows = 4, kProductVectors = kMaxDense >= 4 ? 4 : 2;
+constexpr int kProductRows = 6, kProductVectors = kMaxDense >= 4 ? 4 : 2;
 
 // R rows x T vectors of the product; where each vector starts: the last one may overlap.
 template <int R, int T>
@@ -36,9 +36,10 @@ FLSP_INLINE void product_tile(const Product& p, int32_t row, const int32_t (&at)
 
 template <int R>
 FLSP_INLINE void product_rows(const Product& p, int32_t row) {
-  for (int32_t c = 0; c < p.columns; c += kProductVectors * kLanes) {
-    const int32_t left = p.columns - c, vectors = (left + kLanes - 1) / kLanes;
-    const int32_t end = p.columns - kLanes;
+  const int32_t all = (p.columns + kLanes - 1) / kLanes, end = p.columns - kLanes;
+  int32_t tiles = (all + kProductVectors - 1) / kProductVectors;
+  for (int32_t c = 0, done = 0; tiles > 0; tiles--) {  // as equally wide as can be
+    const int32_t vectors = (all - done + tiles - 1) / tiles;
     int32_t at[kProductVectors];
     FLSP_UNROLL for (int t = 0; t < kProductVectors; t++)
       at[t] = end < 0 ? 0 : c + t * kLanes < end ? c + t * kLanes : end;
@@ -49,13 +50,16 @@ FLSP_INLINE void product_rows(const Product& p, int32_t row) {
       case 3: product_tile<R, kProductVectors < 3 ? 2 : 3>(p, row, at, last); break;
       default: product_tile<R, kProductVectors>(p, row, at, last);
     }
+    c += vectors * kLanes;
+    done += vectors;
   }
 }
 
 void matrix_product(const Product& p) {
   int32_t row = 0;
   for (; row + kProductRows <= p.rows; row += kProductRows) product_rows<kProductRows>(p, row);
-  for (; row < p.rows; row++) product_rows<1>(p, row);
+  for (; row + 2 <= p.rows; row += 2) product_rows<2>(p, row);
+  if (row < p.rows) product_rows<1>(p, row);
 }
 
 // to[j][i] = from[i][j] of four rows and four columns.
@@ -74,6 +78,37 @@ FLSP_INLINE void transpose_quads(const float* x, ptrdiff_t from_row, float* y, p
   put(y + 3 * to_row, __builtin_shufflevector(g, h, 2, 3, 6, 7));
 }
 
+#if FLSP_BYTES == 64
+// Of sixteen rows and four columns: whole vectors are stored, a quarter of the instructions.
+FLSP_INLINE void transpose_lines(const float* x, ptrdiff_t from_row, float* y, ptrdiff_t to_row) {
+  const auto rows = [&](int first) {  // four columns of rows first, first + 4, ...
+    const auto quad = [&](int row) { return _mm_loadu_ps(x + row * from_row); };
+    __m512 v = _mm512_castps128_ps512(quad(first));
+    v = _mm512_insertf32x4(v, quad(first + 4), 1);
+    v = _mm512_insertf32x4(v, quad(first + 8), 2);
+    return reinterpret_cast<Vec>(_mm512_insertf32x4(v, quad(first + 12), 3));
+  };
+  const Vec a = rows(0), b = rows(1), c = rows(2), d = rows(3);
+  const auto low = [](Vec v, Vec w) {
+    return __builtin_shufflevector(v, w, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+  };
+  const auto high = [](Vec v, Vec w) {
+    return __builtin_shufflevector(v, w, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+  };
+  const auto firsts = [](Vec v, Vec w) {
+    return __builtin_shufflevector(v, w, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+  };
+  const auto lasts = [](Vec v, Vec w) {
+    return __builtin_shufflevector(v, w, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  };
+  const Vec e = low(a, b), f = low(c, d), g = high(a, b), h = high(c, d);
+  store(y, firsts(e, f));
+  store(y + to_row, lasts(e, f));
+  store(y + 2 * to_row, firsts(g, h));
+  store(y + 3 * to_row, lasts(g, h));
+}
+#endif
+
 // Blocks of whole cache lines: rows that are a power of two apart fall on few places of a cache.
 constexpr int32_t kBlock = 16;
 
@@ -82,9 +117,16 @@ void transpose_block(const float* from, ptrdiff_t from_row, float* to, ptrdiff_t
   const int32_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
   for (int32_t i = 0; i < whole_rows; i += kBlock)
     for (int32_t j = 0; j < whole_columns; j += kBlock)
-      for (int32_t b = j; b < j + kBlock && b < whole_columns; b += 4)
+      for (int32_t b = j; b < j + kBlock && b < whole_columns; b += 4) {
+#if FLSP_BYTES == 64
+        if (i + kBlock <= whole_rows) {
+          transpose_lines(from + i * from_row + b, from_row, to + b * to_row + i, to_row);
+          continue;
+        }
+#endif
         for (int32_t a = i; a < i + kBlock && a < whole_rows; a += 4)
           transpose_quads(from + a * from_row + b, from_row, to + b * to_row + a, to_row);
+      }
   for (int32_t i = 0; i < rows; i++)
     for (int32_t j = i < whole_rows ? whole_columns : 0; j < columns; j++)
       to[j * to_row + i] = from[i * from_row + j];

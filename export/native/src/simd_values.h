@@ -72,6 +72,25 @@ FLSP_INLINE Vec tanh_vec(Vec v) {
   return x * p * reciprocal(q);
 }
 
+// v times the share of a normal distribution below v, within 2.1e-7 of |v|. The share less a
+// half is v times a quotient of polynomials in v^2, fitted to the least largest error.
+FLSP_INLINE Vec gelu_vec(Vec v) {
+  const Vec end = splat(5.3740115f);
+  const Vec x = clip(v, -end, end), s = x * x;
+  Vec p = s * 2.35571669e-08f + 6.36369123e-06f;
+  p = p * s + 1.63219811e-04f;
+  p = p * s + 4.64447076e-03f;
+  p = p * s + 3.32531072e-02f;
+  p = p * s + 3.98942262e-01f;
+  Vec q = s * 1.22179517e-06f + 7.21030665e-05f;
+  q = q * s + 1.85277371e-03f;
+  q = q * s + 2.83128619e-02f;
+  q = q * s + 2.50019312e-01f;
+  q = q * s + 1.0f;
+  const Vec share = x * p * reciprocal(q) + 0.5f;
+  return v < -end ? Vec{} : v * share;
+}
+
 // Calls use(first value, values) for each vector of n values.
 template <class Use>
 FLSP_INLINE void each_vector(int64_t n, Use use) {
@@ -96,8 +115,7 @@ void map_values(int32_t function, const float* x, float* y, int64_t n, float low
     case kMapHardSwish:
       return all([](Vec v) { return v * clip(v / 6.0f + 0.5f, Vec{}, splat(1.0f)); });
     case kMapSilu: return all([](Vec v) { return v * sigmoid_vec(v); });
-    case kMapGelu:
-      return all([](Vec v) { return 0.5f * v * (1.0f + erf_vec(v * 0.70710678f)); });
+    case kMapGelu: return all([](Vec v) { return gelu_vec(v); });
     case kMapGeluTanh:
       return all([](Vec v) {
         return v * sigmoid_vec(1.5957691216f * (v + 0.044715f * v * v * v));
@@ -202,12 +220,35 @@ FLSP_INLINE void add_doubles(Vec v, Doubles (&sum)[2]) {
   sum[1] += __builtin_convertvector(half[1], Doubles);
 }
 
+// Pairs of lanes, pairs of these, and so on: one after the other would wait for each.
+template <class Real, int N, class Join>
+FLSP_INLINE Real joined(Real (&lane)[N], Join join) {
+  FLSP_UNROLL for (int half = N / 2; half > 0; half /= 2)
+    FLSP_UNROLL for (int i = 0; i < half; i++) lane[i] = join(lane[i], lane[i + half]);
+  return lane[0];
+}
+
 FLSP_INLINE double total(const Doubles (&sum)[2]) {
   const Doubles both = sum[0] + sum[1];
-  double all = 0;
-  FLSP_UNROLL for (int i = 0; i < kLanes / 2; i++) all += both[i];
-  return all;
+  double lane[kLanes / 2];
+  __builtin_memcpy(lane, &both, sizeof lane);
+  return joined(lane, [](double a, double b) { return a + b; });
 }
+
+// Sums of vectors: in float32 of kPart of them, in double precision of those sums.
+struct Sum {
+  static constexpr int kPart = 8;
+  Vec part = {};
+  Doubles all[2] = {};
+  FLSP_INLINE_MEMBER void flush() {
+    add_doubles(part, all);
+    part = Vec{};
+  }
+  FLSP_INLINE_MEMBER double value() {
+    flush();
+    return total(all);
+  }
+};
 
 // In double precision: a plane has ten thousand values.
 double sum_values(const float* x, int64_t n) {
@@ -221,39 +262,45 @@ void softmax_values(const float* x, float* y, int64_t n) {
   each_vector(n, [&](int64_t i, int count) {
     top = larger(top, some(load(x + i), count, -__builtin_inff()));
   });
-  float most = top[0];
-  for (int i = 1; i < kLanes; i++) most = most > top[i] ? most : top[i];
+  float lane[kLanes];
+  __builtin_memcpy(lane, &top, sizeof lane);
+  const float most = joined(lane, [](float a, float b) { return a > b ? a : b; });
   if (most == -__builtin_inff()) {  // everything is masked: there are no shares
     each_vector(n, [&](int64_t i, int count) { store_some(y + i, splat(__builtin_nanf("")), count); });
     return;
   }
-  Doubles sum[2] = {};
-  Vec part = {};  // of eight vectors: positive values below 1, whose sum loses a bit or two
+  Sum sum;  // of positive values up to 1
   each_vector(n, [&](int64_t i, int count) {
     const Vec v = exp_vec(load(x + i) - splat(most));
-    part += some(v, count, 0);
+    sum.part += some(v, count, 0);
     store_some(y + i, v, count);
-    if (i / kLanes % 8 < 7) return;
-    add_doubles(part, sum);
-    part = Vec{};
+    if (i / kLanes % Sum::kPart == Sum::kPart - 1) sum.flush();
   });
-  add_doubles(part, sum);
-  const Vec over = splat(static_cast<float>(1.0 / total(sum)));
+  const Vec over = splat(static_cast<float>(1.0 / sum.value()));
   each_vector(n, [&](int64_t i, int count) { store_some(y + i, load(y + i) * over, count); });
 }
 
-// y = (x - mean) / deviation of a row.
+// y = (x - mean) / deviation of a row. Distances from a value near the mean are as exact as the
+// row's own spread, so that their sums may begin in float32.
 void normal_row(const float* x, float* y, int64_t n, double epsilon) {
-  const double mean = sum_values(x, n) / static_cast<double>(n);
-  // The mean's rounding is the same for all values: it drops out with their own mean.
-  const Vec middle = splat(static_cast<float>(mean));
-  const double rest = mean - static_cast<double>(middle[0]);
-  Doubles squares[2] = {};
+  Sum sum;
   each_vector(n, [&](int64_t i, int count) {
-    const Vec v = load(x + i) - middle;
-    add_doubles(some(v * v, count, 0), squares);
+    sum.part += some(load(x + i), count, 0);
+    if (i / kLanes % Sum::kPart == Sum::kPart - 1) sum.flush();
   });
-  const double variance = total(squares) / static_cast<double>(n) - rest * rest;
+  const Vec middle = splat(static_cast<float>(sum.value() / static_cast<double>(n)));
+  Sum apart, squares;
+  each_vector(n, [&](int64_t i, int count) {
+    const Vec v = some(load(x + i) - middle, count, 0);
+    apart.part += v;
+    squares.part += v * v;
+    if (i / kLanes % Sum::kPart == Sum::kPart - 1) {
+      apart.flush();
+      squares.flush();
+    }
+  });
+  const double rest = apart.value() / static_cast<double>(n);
+  const double variance = squares.value() / static_cast<double>(n) - rest * rest;
   const double over = 1.0 / __builtin_sqrt((variance > 0 ? variance : 0) + epsilon);
   const Vec factor = splat(static_cast<float>(over)), moved = splat(static_cast<float>(rest * over));
   each_vector(n, [&](int64_t i, int count) {
