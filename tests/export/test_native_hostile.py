@@ -17,7 +17,15 @@ from edge_sdk.errors import CheckpointError, DataError, EngineError
 from edge_sdk.infer import NativeModel
 from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.fileformat import write
-from export.native.program import Kind, Operation, Program, Shape, Weight
+from export.native.program import (
+    ElementFunction,
+    Kind,
+    Operation,
+    Program,
+    Reduction,
+    Shape,
+    Weight,
+)
 
 INF, NAN = float("inf"), float("nan")
 ISAS = (
@@ -31,6 +39,7 @@ pytestmark = pytest.mark.skipif(
 
 SEEDS = seed_files()
 WINDOW = "the output is (larger|smaller)"
+FUNCTIONS = len(ElementFunction)
 REFUSED = {
     "padding": ("vectors-float", {"op.0.pad_left": 255}, WINDOW),
     "padding beyond all bounds": ("narrow-float", {"op.0.pad_top": 4097}, "padding"),
@@ -77,7 +86,7 @@ REFUSED = {
     "entries": ("narrow-float", {"weight.0.entries": 2**40}, "shape is out of range"),
     "entries of a dense weight": ("dense-float", {"weight.0.entries": 5}, "wrong numb"),
     "counts": ("narrow-float", {"weight.0.entries": 1}, "row counts"),
-    "a function of values": ("values-float", {"op.0.extra": 22}, "function"),
+    "a function of values": ("values-float", {"op.0.extra": FUNCTIONS}, "function"),
     "how often a second value counts": ("values-float", {"op.1.extra": 66}, "function"),
     "a second value per channel": ("values-float", {"op.3.extra": 2}, "second shape"),
     "no second value": ("values-float", {"op.1.in2": -1}, "two inputs"),
@@ -98,7 +107,7 @@ REFUSED = {
     "matrices": ("values-float", {"op.15.in2": 13}, "matrices"),
     "a cell": ("values-float", {"op.19.extra": 4}, "cell"),
     "gates": ("values-float", {"op.19.extra": 1}, "gates"),
-    "a reduction": ("values-float", {"op.16.extra": 6}, "reduced"),
+    "a reduction": ("values-float", {"op.16.extra": len(Reduction)}, "reduced"),
 }  # fmt: skip
 
 
