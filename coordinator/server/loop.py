@@ -45,7 +45,7 @@ from coordinator.views.run_view import Observe
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.terminal import log_from_now_on
 from edge_sdk.transport.base import ReceivedMessage
-from edge_sdk.transport.client import together
+from edge_sdk.transport.client import together, wake
 from edge_sdk.wire import topics
 
 __all__ = ["Connect", "Server"]
@@ -227,8 +227,7 @@ class Server:
         if here < wanted and (self._is_returning() or not self._ledger.rounds()):
             self._phase = self._view.waiting(wanted, here, linked=self._inbox.linked)
             return
-        pausing = self._fleet.pausing()
-        self._phase = self._view.pausing(pausing)
+        self._phase = self._view.pausing(pausing := self._fleet.pausing())
         if here > len(pausing) and not self._statistics.over:
             self._phase = self._statistics.phase
         elif here > len(pausing):
@@ -240,16 +239,17 @@ class Server:
     def _take(self, timeout: float) -> None:
         """Handles a group of what waits; commits it if anybody waits for that."""
         self._fleet.tick()
-        with together():
+        with together() as waiting:
             for item in self._inbox.group(timeout):
                 self._handle(item)
                 if self._ledger.promised >= GROUP:
                     break
-        late = self._clock() - self._settled >= TELEMETRY_S
-        if self._ledger.promised or (late and self._ledger.unsettled):
-            with together():  # the receipts; what was asked for is on its way
+            late = self._clock() - self._settled >= TELEMETRY_S
+            if self._ledger.promised or (late and self._ledger.unsettled):
+                if waiting:
+                    wake(waiting)  # what was asked for does not wait for the disk
                 self._ledger.settle()
-            self._settled = self._clock()
+                self._settled = self._clock()
 
     def _handle(self, item: Item) -> None:
         match item:

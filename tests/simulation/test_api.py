@@ -102,6 +102,25 @@ def play(tmp_path: Path) -> Play:
     return played
 
 
+def noisy() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 4)
+    )
+
+
+def test_a_network_with_dropout_gives_the_same_bits_after_other_draws(
+    play: Play, tmp_path: Path
+) -> None:
+    task, weights = replace(TASK_HERE, name="noisy", model=noisy), []
+    for folder in ("a", "b"):
+        torch.seed()
+        run = play(task=task, folder=tmp_path / folder, workers=0)
+        weights.append(run.model(0.5).state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+
+
 def test_arrays_and_a_module_become_a_history_and_models(
     play: Play, tmp_path: Path
 ) -> None:

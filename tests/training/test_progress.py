@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch import nn
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.checkpoint import Progress, TaskProgress
+from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Stopped, train
 from edge_sdk.training.masked import masked_model
+from edge_sdk.training.torch_engine.randomness import Draws
 from edge_sdk.wire.messages import Training
 
 PLAN = Training(epochs=3, batch_size=8, learning_rate=0.1, momentum=0.9, seed=5)
@@ -58,7 +61,7 @@ def trained(
     """The model's bytes after training, cut off after so many steps of this life."""
     model = masked_model(module(), MASK)
     left = iter(range(steps))
-    torch.manual_seed(9)  # what dropout draws from, the same for whoever starts anew
+    torch.seed()  # what the process drew before is nobody's business
     train(
         model,
         TASK,
@@ -67,7 +70,40 @@ def trained(
         stop=lambda: next(left, None) is None,
         progress=progress,
     )
+    return content(model)
+
+
+def content(model: TrainingModel) -> dict[str, bytes]:
     return {n: a.tobytes() for n, a in (model.values() | model.dense()).items()}
+
+
+def test_dropout_draws_by_the_plans_seed_alone() -> None:
+    whole = trained(None)
+    assert trained(None) == whole
+    assert trained(None, plan=structs.replace(PLAN, seed=6)) != whole
+
+
+def test_each_batch_draws_other_numbers_and_the_process_none() -> None:
+    draws, drawn = Draws(5), []
+    state = torch.get_rng_state()
+    for _ in range(3):
+        with draws.batch():
+            drawn.append(torch.rand(4).tolist())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len({tuple(numbers) for numbers in drawn}) == 3
+    later = Draws(5)
+    later.put_back(np.array([2]))
+    with later.batch():
+        assert torch.rand(4).tolist() == drawn[2]
+    assert later.state().tolist() == [3]
+
+
+def test_two_trainings_of_one_process_do_not_draw_from_each_other() -> None:
+    whole = trained(None)
+    models = [masked_model(module(), MASK) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda model: train(model, TASK, EXAMPLES, PLAN), models))
+    assert [content(model) for model in models] == [whole] * 3
 
 
 POWERED = structs.replace(PLAN, power=1.5, clip=1.0)  # theta is in no checkpoint

@@ -25,6 +25,7 @@ from edge_sdk.transport.client import (
     Client,
     PublishPacket,
     together,
+    wake,
 )
 from edge_sdk.transport.client.waker import MOST_TOGETHER
 from edge_sdk.transport.dialect import Dialect
@@ -266,6 +267,14 @@ def test_what_a_block_sends_together_wakes_the_network_thread_once() -> None:
             client.sent()
             client.acknowledge(102)
         assert wakes() == 1
+        client.sent()
+        with together() as waiting:
+            client.acknowledge(103)
+            assert wakes() == 0
+            assert waiting
+            wake(waiting)
+            assert wakes() == 1
+            assert not waiting
         client.sent()
         with together():
             client.acknowledge(103)

@@ -25,6 +25,7 @@ from edge_sdk.tasks.layers import in_mode
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import Arrays
 from edge_sdk.training.program_session import ProgramSession, program_tally
+from edge_sdk.training.torch_engine.randomness import Draws
 from edge_sdk.wire.messages import Training
 
 __all__ = [
@@ -54,26 +55,28 @@ class TorchBatches:
     def __init__(self, task: Task, examples: Examples, seed: int) -> None:
         self._task, self._examples = task, examples
         self._noise = torch.Generator().manual_seed(seed)
+        self._draws = Draws(seed)
 
     def __call__(
         self, index: NDArray[np.int64], *, augment: bool
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Inputs and targets at these positions, as the model takes them."""
-        inputs, targets = tensors(self._task, self._examples, index)
-        inputs = augmented(self._task, inputs, self._noise if augment else None)
+        with self._draws.batch():
+            inputs, targets = tensors(self._task, self._examples, index)
+            inputs = augmented(self._task, inputs, self._noise if augment else None)
         return inputs.numpy(), targets.numpy()
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The random states of the augmentation."""
         return {
             "noise": self._noise.get_state().numpy(),
-            "random": torch.get_rng_state().numpy(),
+            "random": self._draws.state(),
         }
 
     def put_back(self, state: Arrays) -> None:
         """Takes over what `state` gave."""
         self._noise.set_state(torch.from_numpy(state["noise"]))
-        torch.set_rng_state(torch.from_numpy(state["random"]))
+        self._draws.put_back(state["random"])
 
 
 class ProgramOnTorch(ProgramModel):

@@ -21,6 +21,7 @@ from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.engine import Arrays, TrainingModel
 from edge_sdk.training.scoring import tally
 from edge_sdk.training.step import kept_parameters, sgd, take_step
+from edge_sdk.training.torch_engine.randomness import Draws
 from edge_sdk.wire.messages import Training
 
 __all__ = ["TorchModel", "TorchSession"]
@@ -105,6 +106,7 @@ class TorchSession:
         self._optimizer = sgd(model, plan)
         self._powered = kept_parameters(model, plan)
         self._noise = noise or torch.Generator().manual_seed(plan.seed)
+        self._draws = Draws(plan.seed)
         self._named = dict(model.named_parameters())
         model.train()
 
@@ -131,17 +133,18 @@ class TorchSession:
 
     def backward(self, index: NDArray[np.int64], *, augment: bool = True) -> float:
         """Replaces the gradients by those of the mean loss over these examples."""
-        inputs, targets = tensors(self._task, self._examples, index)
-        inputs = augmented(self._task, inputs, self._noise if augment else None)
         self._optimizer.zero_grad()
-        return accumulate(
-            self._model,
-            self._task.loss,
-            inputs,
-            targets,
-            micro_batch=self._micro_batch or len(inputs),
-            ghost_norm=self._ghost_norm,
-        )
+        with self._draws.batch():
+            inputs, targets = tensors(self._task, self._examples, index)
+            inputs = augmented(self._task, inputs, self._noise if augment else None)
+            return accumulate(
+                self._model,
+                self._task.loss,
+                inputs,
+                targets,
+                micro_batch=self._micro_batch or len(inputs),
+                ghost_norm=self._ghost_norm,
+            )
 
     def add(self, terms: Arrays, scale: float = 1.0) -> None:
         """Adds scale * term to the gradients of these names that there are."""
@@ -178,7 +181,7 @@ class TorchSession:
         buffers = self._optimizer.buffers.items()
         return {
             "noise": self._noise.get_state().numpy(),
-            "random": torch.get_rng_state().numpy(),
+            "random": self._draws.state(),
             **{f"m/{place}": buffer.detach().numpy() for place, buffer in buffers},
         }
 
@@ -189,7 +192,7 @@ class TorchSession:
                 place = int(name.removeprefix("m/"))
                 self._optimizer.buffers[place] = torch.from_numpy(buffer)
         self._noise.set_state(torch.from_numpy(state["noise"]))
-        torch.set_rng_state(torch.from_numpy(state["random"]))
+        self._draws.put_back(state["random"])
 
     def _flat(self, name: str, tensor: torch.Tensor) -> NDArray[np.float32]:
         """A view; flat where it is a masked layer's."""

@@ -3,7 +3,7 @@
 from edge_sdk.transport.client.packets import PublishPacket
 from edge_sdk.transport.client.paho_client import MAX_INCOMING, Client
 from edge_sdk.transport.client.sockets import connected, secured
-from edge_sdk.transport.client.waker import together
+from edge_sdk.transport.client.waker import together, wake
 
 __all__ = [
     "MAX_INCOMING",
@@ -12,4 +12,5 @@ __all__ = [
     "connected",
     "secured",
     "together",
+    "wake",
 ]

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
-__all__ = ["MOST_TOGETHER", "Waker", "together"]
+__all__ = ["MOST_TOGETHER", "Waker", "together", "wake"]
 
 MOST_TOGETHER = 64  # packets that wait for each other; a broker may send 256 ahead
 
@@ -59,18 +59,33 @@ class Waker:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together() -> Iterator[dict[Waker, int]]:
     """Has what the calling thread sends go out together, `MOST_TOGETHER` at a time.
 
     To wake a network thread costs about as much as to make a packet, and takes it the
     interpreter's lock meanwhile. Nobody may wait inside the block for what it sends.
+
+    Yields:
+        Packets that wait, by the network thread's waker, for `wake`; empty for none.
     """
-    outer, _HELD.wakers = _HELD.wakers, {}
+    outer, _HELD.wakers = _HELD.wakers, (held := dict[Waker, int]())
     try:
-        yield
+        yield held
     finally:
-        held, _HELD.wakers = _HELD.wakers, outer
-        for waker in held:
-            if waker.waits:
-                with contextlib.suppress(OSError):  # full, or its link has ended
-                    waker.send(b"0")
+        _HELD.wakers = outer
+        _tell(held)
+
+
+def wake(held: dict[Waker, int]) -> None:
+    """Wakes the network threads whose packets wait, now; none wait after it."""
+    outer, _HELD.wakers = _HELD.wakers, None
+    _tell(held)
+    held.clear()
+    _HELD.wakers = outer
+
+
+def _tell(held: dict[Waker, int]) -> None:
+    for waker in held:
+        if waker.waits:
+            with contextlib.suppress(OSError):  # full, or its link has ended
+                waker.send(b"0")
