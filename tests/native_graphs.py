@@ -60,7 +60,7 @@ def compare(
     """Runs a graph in both: outputs differ by at most a part of the largest."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    program = fuse(lower(copy))
+    program = join_moves(fuse(lower(copy)))
     shapes = {"input_shape": list(shape), "output_shape": list(program.output_shape)}
     batch = np.random.default_rng(1).standard_normal((2, *shape)).astype(np.float32)
     wanted = predict(open_session(model.SerializeToString()), batch)

@@ -2,11 +2,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import native_graphs
 import numpy as np
 import pytest
 
 from edge_sdk.checkpoint import Checkpoint, save_checkpoint
 from edge_sdk.sparse import LayerShape, draw, erk, exact_counts
+
+
+@pytest.fixture(autouse=True)
+def graphs_of_a_test_are_the_same_in_any_order() -> None:
+    """A graph near a limit failed where other tests had drawn before it."""
+    native_graphs.RNG.bit_generator.state = np.random.default_rng(7).bit_generator.state
+
 
 TASK = '''
 import numpy as np
