@@ -39,7 +39,7 @@ from edge_sdk.wire.secure.messages import SecureKeys, SecureUnmask
 from edge_sdk.wire.values import pack_values, unpack_values
 
 Make = Callable[..., SecureHouse]
-NOISE = 4.0
+NOISE = 4.0  # times a small clip: larger noise spoils a model now and then
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def house(tmp_path: Path) -> Iterator[Make]:
 
     def make(devices: int, *, epsilon: float = 0.0, **changes: Any) -> SecureHouse:
         privacy = PrivacySettings(
-            secure_aggregation=True, noise_multiplier=NOISE, clip=0.5, epsilon=epsilon
+            secure_aggregation=True, noise_multiplier=NOISE, clip=0.05, epsilon=epsilon
         )
         plain = {"privacy": privacy, "cohort": devices, "round_budget_s": 60.0}
         folder = tmp_path / f"house-{len(made)}"
@@ -157,7 +157,7 @@ def test_a_device_killed_between_drawing_and_sending_sends_one_noise(
 def test_a_sum_of_fewer_than_its_noise_is_sized_for_is_not_opened(house: Make) -> None:
     """Of six, four have to be in it, though the settings ask for two."""
     own = PrivacySettings(
-        secure_aggregation=True, noise_multiplier=NOISE, clip=0.5, min_devices=2
+        secure_aggregation=True, noise_multiplier=NOISE, clip=0.05, min_devices=2
     )
     here = house(6, rounds=1, privacy=own)
     state = None
