@@ -36,8 +36,10 @@ def _facts(material: Material, name: str, program: Program) -> dict[str, Any]:
 
 def _make(material: Material, *, int8: bool) -> Product:
     name = "native-int8" if int8 else "native"
-    program = join_moves(fuse(lower(material.copy(), material.layers)))
+    program = fuse(lower(material.copy(), material.layers))
     personal = material.source.personal_values()
+    if not personal:  # a norm of a device's own may be a single factor, as it began
+        program = join_moves(program)
     facts = _facts(material, name, program)
     scales = _input_scales(material, program) if int8 else {}
     if scales:
