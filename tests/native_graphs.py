@@ -12,6 +12,7 @@ from edge_sdk.infer import NativeModel
 from export.native.fileformat import write
 from export.native.fuse import fuse
 from export.native.lower import lower
+from export.native.program import Program
 from export.native.views import join_moves
 from export.runtime import open_session, predict
 
@@ -55,21 +56,29 @@ def lowered_run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
 
 
 def compare(
-    model: onnx.ModelProto, shape: tuple[int, ...], limit: float = 2e-6
-) -> None:
-    """Runs a graph in both: outputs differ by at most a part of the largest."""
+    model: onnx.ModelProto,
+    shape: tuple[int, ...],
+    limit: float = 2e-6,
+    threads: tuple[int, ...] = (1,),
+) -> Program:
+    """Runs a graph in both: outputs differ by at most a part of the largest.
+
+    With any number of `threads` they have the same bits.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     program = join_moves(fuse(lower(copy)))
     shapes = {"input_shape": list(shape), "output_shape": list(program.output_shape)}
     batch = np.random.default_rng(1).standard_normal((2, *shape)).astype(np.float32)
     wanted = predict(open_session(model.SerializeToString()), batch)
-    native = NativeModel(write(program, shapes))
-    found = native.run(batch)
-    assert found.size == wanted.size
+    file = write(program, shapes)
+    first, *others = (NativeModel(file, threads=n).run(batch) for n in threads)
+    assert first.size == wanted.size
     scale = max(float(np.abs(wanted).max()), 1e-3)
-    error = np.abs(found.reshape(wanted.shape) - wanted).max() / scale
+    error = np.abs(first.reshape(wanted.shape) - wanted).max() / scale
     assert error <= limit
+    assert all(other.tobytes() == first.tobytes() for other in others)
+    return program
 
 
 def one(

@@ -5,56 +5,23 @@ import itertools
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from native_graphs import array, compare, model_of, node
 
-from edge_sdk.infer import NativeModel
 from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.arena import place_buffers
-from export.native.fileformat import write
 from export.native.fuse import fuse
 from export.native.lower import lower
 from export.native.program import Kind, Program
-from export.runtime import open_session, predict
 
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
 )
 ISAS = ["v4", "v3", "base"] if this_machine() == "x86_64" else ["base"]
-RNG = np.random.default_rng(11)
-node = helper.make_node
-
-
-def array(*shape: int, density: float = 1.0) -> np.ndarray:
-    values = RNG.standard_normal(shape).astype(np.float32)
-    return np.where(RNG.random(shape) < density, values, np.float32(0))
-
-
-def graph(
-    nodes: list[onnx.NodeProto], arrays: dict[str, np.ndarray], shape: tuple[int, ...]
-) -> onnx.ModelProto:
-    constants = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
-    taken = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, *shape])
-    made = [onnx.ValueInfoProto(name="output")]
-    body = helper.make_graph(nodes, "g", [taken], made, constants)
-    opset = helper.make_opsetid("", 20)
-    model = helper.make_model(body, opset_imports=[opset], ir_version=9)
-    return onnx.shape_inference.infer_shapes(model)
 
 
 def equal(model: onnx.ModelProto, shape: tuple[int, ...]) -> Program:
-    """Outputs are onnxruntime's within 2e-6, the same bits for 1, 2 and 4 threads."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    program = fuse(lower(copy))
-    shapes = {"input_shape": list(shape), "output_shape": list(program.output_shape)}
-    batch = RNG.standard_normal((2, *shape)).astype(np.float32)
-    wanted = predict(open_session(model.SerializeToString()), batch)
-    file = write(program, shapes)
-    found = [NativeModel(file, threads=n).run(batch) for n in (1, 2, 4)]
-    error = np.abs(found[0].reshape(wanted.shape) - wanted).max()
-    assert error <= 2e-6 * max(float(np.abs(wanted).max()), 1e-3)
-    assert found[1].tobytes() == found[0].tobytes() == found[2].tobytes()
-    return program
+    """Outputs are onnxruntime's, the same bits for 1, 2 and 4 threads."""
+    return compare(model, shape, threads=(1, 2, 4))
 
 
 SIZES = [(3, 2), (5, 9), (17, 16), (20, 33), (31, 47), (19, 64), (40, 65)]
@@ -83,7 +50,7 @@ def test_strided_depthwise_layers_equal_onnxruntimes(
             nodes.append(node("Add", ["c", "r"], ["a"]))
         nodes.append(node("Clip", ["a" if residual else "c", "low"], ["output"]))
         arrays["low"] = np.array(-0.5, np.float32)
-        equal(graph(nodes, arrays, shape), shape)
+        equal(model_of(nodes, arrays, shape), shape)
 
 
 BLOCKS = {
@@ -153,12 +120,12 @@ def test_blocks_of_mobile_networks_equal_onnxruntimes(
         [(21, 23), (33, 48), (6, 7)], (1, 2), (3, 5, 7)
     ):
         nodes, arrays = block(*BLOCKS[name], stride, kernel)
-        equal(graph(nodes, arrays, (6, *size)), (6, *size))
+        equal(model_of(nodes, arrays, (6, *size)), (6, *size))
 
 
 def test_a_blocks_input_lives_as_long_as_the_block() -> None:
     nodes, arrays = block("silu", "silu", True, False, 2, 3)
-    program = fuse(lower(graph(nodes, arrays, (6, 40, 40))))
+    program = fuse(lower(model_of(nodes, arrays, (6, 40, 40))))
     offsets, _ = place_buffers(program)
     wide = next(o for o in program.operations if o.weight >= 0)
     filtered = next(o for o in program.operations if o.groups > 1)
@@ -216,7 +183,7 @@ def test_layers_that_write_into_a_concatenation_equal_onnxruntimes(
     monkeypatch.setenv("FLSP_ISA", isa)
     for size in ((3, 5), (19, 23), (32, 48)):
         nodes, arrays = joined(**{change: True})
-        program = equal(graph(nodes, arrays, (5, *size)), (5, *size))
+        program = equal(model_of(nodes, arrays, (5, *size)), (5, *size))
         kinds = [o.kind for o in program.operations]
         assert Kind.PLACE in kinds
         assert Kind.RESHAPE not in kinds

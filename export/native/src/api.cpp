@@ -20,22 +20,40 @@ using namespace flsp;
 namespace {
 
 // Zeros, aligned to 64 bytes, with kSlack floats before and behind: vectors may touch a
-// few. calloc, not memset: pages that nothing uses stay the system's.
+// few. Pages that nothing uses stay the system's. Many are asked for as large ones: planes of
+// all channels lie on more small ones than a processor remembers the places of (ResNet18,
+// AVX-512: 3 % of its time).
 class Floats {
  public:
   explicit Floats(int64_t count)
-      : base_(std::calloc(static_cast<size_t>(count + 2 * kSlack + 16), sizeof(float))) {
-    if (!base_) throw std::bad_alloc();
-  }
-  ~Floats() { std::free(base_); }
+      : bytes_(static_cast<size_t>(count + 2 * kSlack + 16) * sizeof(float)), base_(zeros()) {}
+  ~Floats() { large() ? static_cast<void>(munmap(base_, mapped())) : std::free(base_); }
   Floats(const Floats&) = delete;
   Floats& operator=(const Floats&) = delete;
   float* get() const {
+    const uintptr_t unit = large() ? kLargePage : 64;
     const auto at = reinterpret_cast<uintptr_t>(base_);
-    return reinterpret_cast<float*>((at + 63) / 64 * 64) + kSlack;
+    return reinterpret_cast<float*>((at + unit - 1) / unit * unit) + kSlack;
   }
 
  private:
+  static constexpr size_t kLargePage = size_t{1} << 21;
+  bool large() const { return bytes_ >= kLargePage; }
+  size_t mapped() const { return bytes_ + kLargePage; }
+  void* zeros() const {
+    void* const at = large() ? mmap(nullptr, mapped(), PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                             : std::calloc(bytes_, 1);
+    if (!at || at == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    const auto first = (reinterpret_cast<uintptr_t>(at) + kLargePage - 1) & ~(kLargePage - 1);
+    const size_t whole = bytes_ & ~(kLargePage - 1);
+    if (large()) madvise(reinterpret_cast<void*>(first), whole, MADV_HUGEPAGE);
+#endif
+    return at;
+  }
+
+  const size_t bytes_;
   void* const base_;
 };
 

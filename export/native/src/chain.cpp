@@ -194,6 +194,12 @@ int64_t plan_chains(Model& model) {
   const std::vector<int32_t> readers = count_readers(model);
   int64_t floats = 0;
   for (size_t i = 0; i < model.ops.size(); i += 1 + static_cast<size_t>(model.ops[i].chained)) {
+    const int64_t pooled = pooled_floats(model, i);
+    if (pooled && readers[model.ops[i].record.out] == 1) {
+      model.ops[i].chained = 1;
+      floats = std::max(floats, pooled);
+      continue;
+    }
     const Parts p = parts_at(model, i);
     if (!may_run(model, p, readers)) continue;
     model.ops[i].chained = p.count - 1;
@@ -203,6 +209,7 @@ int64_t plan_chains(Model& model) {
 }
 
 void run_chain(const Model& model, size_t first, const Workspace& space) {
+  if (model.ops[first + 1].record.kind == kMaxPool) return run_pooled(model, first, space);
   const Parts p = parts_at(model, first);
   const int32_t channels = model.buffers[p.filter->record.out].channels;
   const int parts =

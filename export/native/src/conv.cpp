@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "check.h"
 #include "layers.h"
 
 namespace flsp {
@@ -11,67 +12,11 @@ struct Job {
   const Model& model;
   const Op& op;
   const Workspace& space;
-  const Buffer in, out;  // as planned
-  const float* input;
+  Buffer out;
   const float* source;
   float* y;
   const float* residual;
 };
-
-// The phase of the same rows that has the other columns of every two; -1: no tap reads it.
-int other_phase(const ConvPlan& p, size_t phase) {
-  for (size_t i = 0; i < p.phase_h.size(); i++)
-    if (i != phase && p.phase_h[i] == p.phase_h[phase]) return static_cast<int>(i);
-  return -1;
-}
-
-// A row of one phase, of any stride.
-void copy_phase_row(const Job& j, const float* from, int32_t shift, float* to) {
-  const ConvPlan& p = j.op.conv;
-  const int32_t step = j.op.record.stride_w;
-  // Columns w with 0 <= w * step + shift < width.
-  const int32_t first = shift < 0 ? (-shift + step - 1) / step : 0;
-  const int32_t room = j.in.width - shift;
-  const int32_t last = room <= 0 ? 0 : std::min(p.source_width, (room + step - 1) / step);
-  const int32_t begin = std::min(first, p.source_width), end = std::max(begin, last);
-  std::fill_n(to, begin, 0.0f);
-  if (step == 1) {
-    std::memcpy(to + begin, from + begin + shift, (end - begin) * sizeof(float));
-  } else {
-    for (int32_t w = begin; w < end; w++) to[w] = from[w * step + shift];
-  }
-  std::fill(to + end, to + p.source_width, 0.0f);
-}
-
-// One channel of the input into its padded phase planes.
-void copy_phases(const Job& j, int channel) {
-  const ConvPlan& p = j.op.conv;
-  const OpRecord& o = j.op.record;
-  const float* x = j.input + channel * j.in.plane();
-  float* const planes = j.space.source + channel * p.source_plane;
-  const int64_t plane = static_cast<int64_t>(p.source_height) * p.source_row;
-  for (size_t phase = 0; phase < p.phase_h.size(); phase++) {
-    const int other = o.stride_w == 2 ? other_phase(p, phase) : -1;
-    if (other >= 0 && p.phase_w[phase] == 1) continue;  // the even columns' turn copies both
-    float* to = planes + static_cast<int64_t>(phase) * plane;
-    float* beside = other < 0 ? nullptr : planes + other * plane;
-    for (int32_t h = 0; h < p.source_height; h++, to += p.source_row) {
-      const int32_t row = h * o.stride_h + p.phase_h[phase] - o.pad_top;
-      const bool there = row >= 0 && row < j.in.height;
-      const float* from = x + (there ? static_cast<int64_t>(row) * j.in.width : 0);
-      if (o.stride_w == 2) {
-        const bool odd = p.phase_w[phase] == 1;
-        j.model.kernels->split(from, -o.pad_left, there ? j.in.width : 0, odd ? nullptr : to,
-                               odd ? to : beside, p.source_width);
-        if (beside) beside += p.source_row;
-      } else if (there) {
-        copy_phase_row(j, from, p.phase_w[phase] - o.pad_left, to);
-      } else {
-        std::fill_n(to, p.source_width, 0.0f);
-      }
-    }
-  }
-}
 
 Tile make_tile(const Job& j, int64_t pixel, int thread) {
   const OpRecord& o = j.op.record;
@@ -150,14 +95,19 @@ void packed_tile(const Job& j, int tile, int begin, int end, int thread) {
   const int32_t bottom = static_cast<int32_t>((stop - 1) / width) + 1;
   float* target = j.space.pack + thread * j.space.pack_step;
   Tile t = make_tile(j, first, thread);
-  const int per_row = p.tile_rows ? p.pack_row / lanes : 0;
-  const int tw = p.tile_rows ? (bottom - top) * per_row
-                             : static_cast<int>((stop - first + lanes - 1) / lanes);
+  const int per_row = p.tile_rows ? p.pack_row / lanes : 0;  // 0: a vector has several rows
+  const int64_t floats = p.tile_rows ? int64_t{bottom - top} * p.pack_row : stop - first;
+  const int tw = static_cast<int>((floats + lanes - 1) / lanes);
+  const int apart = p.order.empty() ? lanes : 2 * width;
   for (int v = 0; v < tw; v++)
     t.y_at[v] = per_row ? v / per_row * width + v % per_row * lanes
-                        : static_cast<ptrdiff_t>(v) * lanes;
+                        : static_cast<ptrdiff_t>(v) * apart;
   // Behind the last row of a tile lie pixels of another one, perhaps another thread's.
   if (per_row) t.y_last = width - (per_row - 1) * lanes;
+  if (!p.order.empty()) {
+    t.order = p.order.data();
+    t.y_last = static_cast<int>(stop - first - t.y_at[tw - 1]);
+  }
   t.x = target + (first - static_cast<int64_t>(top) * width);
   t.x_tail = static_cast<ptrdiff_t>(tw - 1) * lanes;
   for (const auto& b : p.blocks) {
@@ -218,23 +168,37 @@ void flat_tile(const Job& j, int tile, int begin, int end, int thread) {
   for (const auto& b : p.blocks) run_block(j, b, t, 1, tw, begin, end);
 }
 
+// Output rows from..to.
+void some_rows(const Job& j, int32_t from, int32_t to, int begin, int end, int thread) {
+  const int32_t together = j.op.conv.tile_h;
+  for (; from + together <= to; from += together) direct_rows(j, from, together, begin, end, thread);
+  for (; from < to; from++) direct_rows(j, from, 1, begin, end, thread);
+}
+
+// What a convolution reads and writes; its phases are copied.
+Job prepared(const Model& model, const Op& op, const Workspace& space) {
+  const OpRecord& o = op.record;
+  const ConvPlan& p = op.conv;
+  const Buffer &in = model.buffers[o.in], &out = model.buffers[o.out];
+  const float* input =
+      p.scales.empty() ? space.arena + in.offset : rounded_input(model, op, space);
+  if (p.phases)
+    space.pool->each(in.channels, [&](int channel, int) {
+      copy_phases(model, op, input, space.source, channel);
+    });
+  return {model, op, space, out, p.phases ? space.source : input, space.arena + out.offset,
+          o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset};
+}
+
 }  // namespace
 
 void run_conv(const Model& model, const Op& op, const Workspace& space) {
-  const OpRecord& o = op.record;
   const ConvPlan& p = op.conv;
   if (p.bytes.floats) return run_bytes(model, op, space);
   if (p.depthwise.strip) return run_depthwise(model, op, space);
-  const Buffer& in = model.buffers[o.in];
-  const Buffer& out = model.buffers[o.out];
+  const Job j = prepared(model, op, space);
+  const Buffer& out = j.out;
   Pool& pool = *space.pool;
-  const float* input =
-      p.scales.empty() ? space.arena + in.offset : rounded_input(model, op, space);
-  const Job j{model, op, space, in, out, input, p.phases ? space.source : input,
-              space.arena + out.offset,
-              o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset};
-  if (p.phases)
-    pool.each(in.channels, [&](int channel, int) { copy_phases(j, channel); });
   const int64_t size = p.tile_rows ? static_cast<int64_t>(p.tile_rows) * out.width
                                    : static_cast<int64_t>(p.vectors) * model.kernels->lanes;
   const int tiles = p.packed || p.flat ? static_cast<int>((out.pixels() + size - 1) / size)
@@ -246,9 +210,85 @@ void run_conv(const Model& model, const Op& op, const Workspace& space) {
     const int begin = p.shards * part / parts, end = p.shards * (part + 1) / parts;
     if (p.flat) return flat_tile(j, tile, begin, end, thread);
     if (p.packed) return packed_tile(j, tile, begin, end, thread);
-    const int32_t top = tile * p.tile_h, rows = std::min(p.tile_h, out.height - top);
-    if (rows == p.tile_h) return direct_rows(j, top, rows, begin, end, thread);
-    for (int32_t h = 0; h < rows; h++) direct_rows(j, top + h, 1, begin, end, thread);
+    const int32_t top = tile * p.tile_h;
+    some_rows(j, top, std::min(top + p.tile_h, out.height), begin, end, thread);
+  });
+}
+
+namespace {
+
+// Rows of a pool's output that go together, and the rows of its input that they read.
+struct Band {
+  int32_t rows, source;
+  int64_t plane;     // of the source's channels
+  int64_t line, at;  // where a thread's scratch has the pool's line and the source
+};
+
+constexpr int64_t kBandFloats = 1 << 16;  // 256 KB: of a second-level cache
+
+Band band_of(const ConvPlan& conv, const Buffer& between, const OpRecord& pool, const Buffer& out) {
+  const int32_t window = (pool.kernel_h - 1) * pool.dilation_h + 1;
+  const int64_t most = kBandFloats / (int64_t{between.channels} * between.width);
+  const auto rows = static_cast<int32_t>(std::max<int64_t>(1, (most - window) / pool.stride_h + 1));
+  const int64_t source = std::min<int64_t>(between.height, int64_t{rows - 1} * pool.stride_h + window);
+  const int64_t line = (conv.pack_floats + 15) / 16 * 16;
+  const auto height = static_cast<int32_t>(source);
+  return {rows, height, Buffer{1, height, between.width, 0}.plane(), line,
+          (line + pool_line(pool, out) + kSlack + 15) / 16 * 16};
+}
+
+}  // namespace
+
+int64_t pooled_floats(const Model& model, size_t first) {
+  if (first + 1 >= model.ops.size()) return 0;
+  const Op &op = model.ops[first], &pool = model.ops[first + 1];
+  const OpRecord &o = op.record, &q = pool.record;
+  const ConvPlan& p = op.conv;
+  if (o.kind != kConv || q.kind != kMaxPool || q.in != o.out || o.in2 >= 0) return 0;
+  if (p.packed || p.flat || p.bytes.floats || p.depthwise.strip || !p.scales.empty()) return 0;
+  const Buffer &in = model.buffers[o.in], &between = model.buffers[o.out],
+               &out = model.buffers[q.out];
+  const bool apart = in.offset + in.floats() <= out.offset || out.offset + out.floats() <= in.offset;
+  if (between.floats() < 4 * kBandFloats || !(p.phases || apart)) return 0;
+  const Band band = band_of(p, between, q, out);
+  return band.at + band.plane * between.channels + kSlack;
+}
+
+void run_pooled(const Model& model, size_t first, const Workspace& space) {
+  const Op& op = model.ops[first];
+  const OpRecord& q = model.ops[first + 1].record;
+  const Buffer& out = model.buffers[q.out];
+  const Job whole = prepared(model, op, space);
+  const Band band = band_of(op.conv, whole.out, q, out);
+  const int32_t window = (q.kernel_h - 1) * q.dilation_h + 1, width = whole.out.width;
+  const int parts = std::min(space.pool->threads(), (out.height + band.rows - 1) / band.rows);
+  space.pool->each(parts, [&](int part, int thread) {
+    Job j = whole;
+    j.out.height = band.source;
+    float* const scratch = space.pack + thread * space.pack_step;
+    float* const line = scratch + band.line;
+    float* const rows = scratch + band.at;
+    const auto end = static_cast<int32_t>(int64_t{out.height} * (part + 1) / parts);
+    int32_t from = 0, to = 0;  // rows of the convolution that are there
+    for (auto h = static_cast<int32_t>(int64_t{out.height} * part / parts); h < end; h += band.rows) {
+      const int32_t count = std::min(band.rows, end - h), first_row = h * q.stride_h - q.pad_top;
+      const int32_t height = whole.out.height, last = first_row + (count - 1) * q.stride_h + window;
+      const int32_t top = std::clamp(first_row, 0, height);  // a window may lie outside
+      const int32_t bottom = std::clamp(last, top, height);
+      const int32_t kept = std::max(0, to - top);  // the next windows read them, too
+      for (int32_t c = 0; kept && c < whole.out.channels; c++)
+        std::memmove(rows + c * band.plane, rows + c * band.plane + int64_t{top - from} * width,
+                     static_cast<size_t>(kept) * width * sizeof(float));
+      j.y = rows - int64_t{top} * width;
+      some_rows(j, top + kept, bottom, 0, op.conv.shards, thread);
+      from = top, to = bottom;
+      for (int32_t c = 0; c < out.channels; c++)
+        model.kernels->max_pool(
+            {rows + c * band.plane,
+             space.arena + out.offset + c * out.plane() + int64_t{h} * out.width, bottom - top,
+             width, count, out.width, q.kernel_h, q.kernel_w, q.stride_h, q.stride_w,
+             q.dilation_h, top - first_row, q.pad_left, q.low, q.high, line});
+    }
   });
 }
 

@@ -35,6 +35,7 @@ FLSP_INLINE void finish_row(const Tile& a, int32_t row, Vec (&sum)[TH][TW]) {
   const float* residual = a.finish.residual;
   FLSP_UNROLL for (int t = 0; t < T; t++) {
     Vec& v = sum[t / TW][t % TW];
+    if (a.order) v = ordered(v, a.order);
     if (kScaled<V> && a.rounded) {
       v = v * splat(a.scale[row]);
       FLSP_KEEP_VEC(v);
@@ -106,7 +107,7 @@ FLSP_INLINE void fetch(const SparseBlock& b, const Segment& s) {
   for (int32_t i = 0; i < bytes + 60; i += 64) __builtin_prefetch(value + i);
   for (int32_t i = 0; i < s.count + 60; i += 64) __builtin_prefetch(b.gaps + s.begin + i);
 }
-constexpr int kAhead = 3;  // segments
+constexpr int kAhead = 5;  // segments
 
 // One load and one multiply-add per kept weight and vector; nothing is stored inside.
 template <int TH, int TW, class V>
@@ -340,19 +341,26 @@ void pack(const Pack& p, float* target) {
     case 2: return pack_vectors<2>(p, target);
     case 4: return pack_vectors<4>(p, target);
     case 8: return pack_vectors<8>(p, target);
-    default: return pack_rows(p, target);
+    default: break;
   }
+  // Two rows share a vector: what one writes behind itself the next one replaces.
+  return p.out_row * 2 == kLanes ? pack_vectors<1>(p, target) : pack_rows(p, target);
 }
 
 // --------------------------------------------------------------- strides and pooling
 
-void split_row(const float* row, int32_t first, int32_t width, float* even_to, float* odd_to,
-               int32_t count) {
-  for (int32_t i = 0; i < count; i += kLanes) {
-    const Vec a = part_of_row(row, first + 2 * i, width);
-    const Vec b = part_of_row(row, first + 2 * i + kLanes, width);
-    if (even_to) store(even_to + i, even(a, b));
-    if (odd_to) store(odd_to + i, odd(a, b));
+void split_rows(const Split& s) {
+  for (int32_t i = 0; i < s.count; i += kLanes) {
+    const int32_t first = s.first + 2 * i;
+    const bool whole = first >= 0 && first + 2 * kLanes <= s.width;
+    const float* x = s.x;
+    for (int32_t h = 0; h < s.rows; h++, x += s.x_row) {
+      const Vec a = whole ? load(x + first) : part_of_row(x, first, s.width);
+      const Vec b = whole ? load(x + first + kLanes) : part_of_row(x, first + kLanes, s.width);
+      const ptrdiff_t at = h * s.to_row + i;
+      if (s.even) store(s.even + at, even(a, b));
+      if (s.odd) store(s.odd + at, odd(a, b));
+    }
   }
 }
 
@@ -611,7 +619,7 @@ void round_values(const float* x, float* y, int64_t n, float inverse, float low,
 const Kernels kTable = {
     FLSP_TEXT(FLSP_ISA), kLanes, kMaxSparse, kMaxDense,
     {sparse<float>, sparse<int8_t>}, {dense<float>, dense<int8_t>},
-    pack, split_row, max_pool, {linear<float>, linear<int8_t>},
+    pack, split_rows, max_pool, {linear<float>, linear<int8_t>},
     kLinearWindow, mix_planes, depthwise, depthwise_group, map_values, pair_values, scale_values, gru_gates,
     lstm_gates, sum_values, normal_row,    softmax_values, matrix_product, transpose_block, round_values};
 

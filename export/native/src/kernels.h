@@ -30,6 +30,7 @@ struct Tile {
   ptrdiff_t y_plane;      // floats between two output channels
   ptrdiff_t y_at[kMostVectors];  // where each vector is stored, ascending
   int y_last;             // floats of the last vector that are stored
+  const int32_t* order;   // which lanes of a vector are stored, in order; null: as they lie
   Finish finish;          // residual already moved to the tile's first pixel
   const float* bias;      // per output channel
   const float* scale;     // likewise, of int8 values
@@ -80,6 +81,17 @@ struct Pack {
   int32_t out_row;         // floats per packed row: what is between may be anything
   ptrdiff_t step;          // floats between two copies in the target
   bool near;               // copies stay near their planes: whole vectors may be read
+};
+
+// Rows' columns first, first + 2 ... and those between, `count` of each, rounded up to whole
+// vectors, zeros where there are none; a target may be null.
+struct Split {
+  const float* x;
+  ptrdiff_t x_row;         // floats between two rows
+  int32_t rows, first, width;
+  float *even, *odd;
+  int32_t count;
+  ptrdiff_t to_row;        // floats between two rows of a target
 };
 
 // A linear layer: rows of a matrix in the file.
@@ -229,10 +241,7 @@ struct Kernels {
   void (*sparse[2])(const Tile&, const SparseBlock&, int th, int tw);
   void (*dense[2])(const Tile&, const DenseBlock&, int th, int tw);
   void (*pack)(const Pack&, float* target);
-  // A row's columns first, first + 2 ... and those between, `count` of each, rounded up to whole
-  // vectors, zeros where there are none; a target may be null.
-  void (*split)(const float* row, int32_t first, int32_t width, float* even, float* odd,
-                int32_t count);
+  void (*split)(const Split&);
   void (*max_pool)(const MaxPool&);  // dilation_w 1
   // y[r] = clip(bias[r] + sum of row r times x) for rows begin..end
   void (*linear[2])(const float* x, float* y, const Rows&, int32_t begin, int32_t end,

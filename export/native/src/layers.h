@@ -30,6 +30,12 @@ class DepthwiseRun {
   Depthwise d_{};
 };
 
+// One channel of a convolution's input into its padded phase planes.
+void copy_phases(const Model& model, const Op& op, const float* input, float* source, int channel);
+// A convolution and the max pool that alone reads it, some rows at a time: what lies between
+// them stays in a cache. Floats of a thread's scratch; 0: they run one after the other.
+int64_t pooled_floats(const Model& model, size_t first);
+void run_pooled(const Model& model, size_t first, const Workspace& space);
 // Operations `first` to `first` + its `chained`, channel by channel.
 void run_chain(const Model& model, size_t first, const Workspace& space);
 void run_depthwise(const Model& model, const Op& op, const Workspace& space);

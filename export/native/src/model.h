@@ -118,7 +118,8 @@ struct ConvPlan {
   bool near = false;        // whole vectors may be read: see kNear
   int32_t row_from = 0;     // source row of output row 0 (negative: padding)
   int32_t row_span = 0;     // source rows that one output row reads
-  int32_t pack_row = 0;     // floats per packed row: the width, or rounded up to lanes
+  int32_t pack_row = 0;     // floats per packed row: the width, or rounded up to lanes or half of them
+  std::vector<int32_t> order;  // of a vector with two rows: its pixels without the gaps
   int32_t tile_rows = 0;    // output rows of a tile of whole rows; 0: any pixels
   int64_t step = 0;         // floats per copy
   int64_t source_floats = 0, pack_floats = 0;

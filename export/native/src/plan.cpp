@@ -147,6 +147,26 @@ std::vector<int32_t> plan_copies(const Shape& s, const std::vector<Tap>& taps,
   return copy_of_tap;
 }
 
+// Two rows of up to 7 pixels share a vector of 16, each from a multiple of 8 floats on, where
+// that takes no more vectors than pixels without gaps: of those nearly every load crosses two
+// cache lines, of these every second row's. Their sums are put together when they are stored.
+bool plan_half_rows(const Shape& s, int32_t most, ConvPlan& p) {
+  const int32_t lanes = s.kernels.lanes, half = lanes / 2;
+  if (p.dense || lanes < 16 || s.out.width >= half || s.out.width <= half / 2) return false;
+  const int32_t tiles = (s.out.height + 2 * most - 1) / (2 * most);
+  const int32_t rows = (s.out.height + tiles - 1) / tiles;
+  const int32_t vectors = (rows * half + lanes - 1) / lanes;
+  if (vectors > (rows * s.out.width + lanes - 1) / lanes) return false;
+  p.pack_row = half;
+  p.tile_rows = rows;
+  p.vectors = vectors;
+  for (int32_t i = 0; i < lanes; i++) {
+    const int32_t row = i / s.out.width;
+    p.order.push_back(row < 2 ? row * half + i % s.out.width : lanes - 1);
+  }
+  return true;
+}
+
 void plan_tiles(const Shape& s, ConvPlan& p) {
   const int32_t lanes = s.kernels.lanes;
   if (p.flat) {
@@ -173,6 +193,7 @@ void plan_tiles(const Shape& s, ConvPlan& p) {
       p.vectors = p.tile_rows * per_row;
       return;
     }
+    if (plan_half_rows(s, most, p)) return;
     const int64_t vectors = (s.out.pixels() + lanes - 1) / lanes;
     const int64_t tiles = (vectors + most - 1) / most;
     p.vectors = static_cast<int32_t>((vectors + tiles - 1) / tiles);

@@ -92,6 +92,17 @@ FLSP_INLINE float clip_one(float v, float low, float high) {
   return v < high ? v : high;
 }
 
+// Lanes in another order; the other vectors are not asked to.
+FLSP_INLINE Vec ordered(Vec v, const int32_t* order) {
+#if FLSP_BYTES == 64
+  return reinterpret_cast<Vec>(_mm512_maskz_permutexvar_ps(0xffff, _mm512_loadu_si512(order),
+                                                           reinterpret_cast<__m512>(v)));
+#else
+  (void)order;
+  return v;
+#endif
+}
+
 FLSP_INLINE void store_some(float* p, Vec v, int count) {
   if (count == kLanes) return store(p, v);
 #if FLSP_BYTES == 64
