@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from edge_sdk.checkpoint import sync
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import MANIFEST, digests
+from edge_sdk.infer.input_parts import apart_inputs
 from edge_sdk.infer.run_key import PRIVATE, run_folder, run_name
 from edge_sdk.infer.signature import SIGNATURE, read_key, sign
 from edge_sdk.json_text import to_json
@@ -82,6 +84,8 @@ def make_bundle(
         IdentityError: If the key cannot be read; before anything is exported.
     """
     require()
+    from export.onnx_graph import input_names  # noqa: PLC0415 - torch
+
     kinds = {one: _kind(one) for one in formats}
     check_layer(compress)
     tolerance = Tolerance(accuracy_points, loss_percent)
@@ -135,7 +139,12 @@ def make_bundle(
                 labels=len(source.labels),
                 outputs=int(np.load(folder / golden)[0].size),
                 dtype=str(np.load(folder / "golden" / "input.npy").dtype),
-                parts=source.parts,
+                parts=[
+                    replace(part, name=name)
+                    for part, name in zip(
+                        source.parts, input_names(source), strict=True
+                    )
+                ],
             )
             (folder / "README.md").write_text(text, encoding="utf-8")
             manifest["files"] = digests(folder)
@@ -209,6 +218,9 @@ def _write_example(folder: Path, source: Source, data: Path | None) -> None:
 
     inputs = source.inputs(data, _GOLDEN)
     _save(folder / "golden" / "input.npy", inputs.batch[:_GOLDEN])
+    if source.parts:
+        apart = apart_inputs(inputs.batch[:_GOLDEN], source.parts)
+        _save_apart(folder / "golden" / "inputs.npz", apart)
     if inputs.raw is not None:
         _save(folder / "golden" / "raw.npy", inputs.raw[:_GOLDEN])
     labels = "".join(f"{label}\n" for label in source.labels)
@@ -220,6 +232,15 @@ def _save(path: Path, array: np.typing.NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     path.write_bytes(buffer.getvalue())
+
+
+def _save_apart(path: Path, arrays: Mapping[str, np.typing.NDArray[Any]]) -> None:
+    """Arrays by name; `np.savez` takes none that is called file."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue())
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.compressed import is_compressed, plain_name, read_plain
-from edge_sdk.infer.input_parts import InputPart, joined_inputs, parts_of
+from edge_sdk.infer.input_parts import (
+    InputPart,
+    checked_inputs,
+    joined_inputs,
+    parts_of,
+)
+from edge_sdk.infer.session_inputs import DTYPES
 from export.checks.stamp import check_stamp
 from export.extras import require
 
@@ -44,18 +50,24 @@ class LoadedModel:
     _dtype: np.dtype[Any] = field(repr=False)
     batch: Literal["1", "dynamic"] = "1"
     inputs: tuple[InputPart, ...] = ()
+    _apart: bool = field(default=False, repr=False)
 
     def __call__(self, batch: Any) -> NDArray[np.float32]:
         """Outputs of (n, *input_shape) inputs: float32 (n, ...).
 
         Of a model of several inputs an array for each, as a tuple or a dictionary; or
-        rows of all of them, as the file takes them.
+        rows of all of them, one after the other.
 
         Raises:
             ExportError: If the inputs have another shape.
             DataError: If one of several does not fit; names it.
         """
         if isinstance(batch, tuple | Mapping) or (self.inputs and type(batch) is list):
+            if self._apart:
+                apart: NDArray[np.float32] = self._run(
+                    checked_inputs(batch, self.inputs, str(self.file))
+                )
+                return apart
             batch = joined_inputs(batch, self.inputs, str(self.file))
         given = np.asarray(batch)
         if given.shape[1:] != self.input_shape or not len(given):
@@ -125,20 +137,21 @@ def opened(path: Path, content: bytes) -> LoadedModel:
     facts = {key.removeprefix("flash_edge."): text for key, text in entries.items()}
     if not session.get_inputs():
         raise _foreign(path, "it has no input")
-    spec = session.get_inputs()[0]
+    spec, *more = session.get_inputs()
     free = spec.shape[:1] != [1]
     facts.setdefault("input_shape", json.dumps(list(spec.shape[1:])))
-    dtype = np.dtype(_ONNX_DTYPES.get(spec.type, "float32"))
-    return _loaded(path, facts, lambda batch: predict(session, batch), dtype, free=free)
-
-
-_ONNX_DTYPES = {
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-    "tensor(double)": "float64",
-}
+    dtype = np.dtype(DTYPES.get(spec.type, "float32"))
+    found = _loaded(
+        path, facts, lambda batch: predict(session, batch), dtype, free=free
+    )
+    takes = [
+        (tuple(one.shape[1:]), DTYPES.get(one.type, "float32")) for one in (spec, *more)
+    ]
+    if takes == [(part.shape, part.dtype) for part in found.inputs]:
+        return replace(found, _dtype=np.dtype(np.float32), _apart=True)
+    if more:
+        raise _foreign(path, f"it has {len(takes)} inputs, its metadata lists others")
+    return found  # a file of before takes rows
 
 
 def _loaded(

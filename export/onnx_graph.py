@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from edge_sdk.errors import ExportError
+from edge_sdk.infer.input_parts import apart_inputs
 from edge_sdk.tasks.trial_step import tensors_of
 from export.modules.exporter_errors import advice_for, reason_of
 from export.modules.torch_cells import CELLS
@@ -37,9 +38,10 @@ from export.passes.spectra import SpectraAsProducts
 from export.passes.strip_metadata import StripMetadata
 from export.rebuild import Source
 
-__all__ = ["OPSET", "Batch", "Dense", "dense_graph"]
+__all__ = ["OPSET", "Batch", "Dense", "dense_graph", "input_names"]
 
 OPSET = 18  # the exporter's lowest, and the first with BitwiseAnd for the bitmask
+_INNER = "model."  # before the names of a module that `_Tensors` holds
 _IR_VERSION = 8  # of opset 18 (onnx 1.13): onnxruntime reads it since 1.14
 
 Batch: TypeAlias = Literal["1", "dynamic"]
@@ -137,7 +139,8 @@ def _layers(model: onnx.ModelProto) -> dict[str, str]:
         for item in node.metadata_props:
             if item.key == "pkg.torch.onnx.name_scopes":
                 scopes = ast.literal_eval(item.value)[:-1]  # the last: the operation
-                found |= dict.fromkeys(node.output, scopes[-1] if scopes else "")
+                layer = scopes[-1].removeprefix(_INNER) if scopes else ""
+                found |= dict.fromkeys(node.output, layer)
     return found
 
 
@@ -155,25 +158,33 @@ def _exported(
     count = len(tensors_of(found))
     model: nn.Module = source.model
     masked = set(names)
-    if any(not isinstance(leaf, torch.Tensor | None) for leaf in tree_leaves(found)):
-        model, masked = _Tensors(model), {f"model.{name}" for name in names}
+    given: tuple[torch.Tensor, ...] = (example,)
+    inputs: list[str] = ["input"]
+    free: tuple[Any, ...] = ({0: torch.export.Dim("batch")},)
+    if source.parts:
+        apart = apart_inputs(example.numpy(), source.parts)
+        given = tuple(map(torch.from_numpy, apart.values()))
+        inputs, free = input_names(source), (free * len(given),)
+    plain = all(isinstance(leaf, torch.Tensor | None) for leaf in tree_leaves(found))
+    if source.parts or not plain:
+        model, masked = _Tensors(model), {f"{_INNER}{name}" for name in names}
         state = source.model.state_dict(keep_vars=True)
-        names = {f"model.{name}": names.get(name, name) for name in state}
-    outputs = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
-    free = None if batch == "1" else ({0: torch.export.Dim("batch")},)
+        names = {f"{_INNER}{name}": names.get(name, name) for name in state}
+    stem = "output" if not any(n.startswith("output") for n in inputs) else "result"
+    outputs = [stem] if count == 1 else [f"{stem}_{i}" for i in range(count)]
     printed = io.StringIO()
     try:
         with _quiet(printed):
             program = torch.onnx.export(
                 model,
-                (example,),
-                input_names=["input"],
+                given,
+                input_names=inputs,
                 output_names=outputs,
                 dynamo=True,
                 external_data=False,
                 optimize=False,
                 opset_version=OPSET,
-                dynamic_shapes=free,
+                dynamic_shapes=None if batch == "1" else free,
                 custom_translation_table={**TRANSLATIONS, **POOLS, **MORE, **cells},
                 verbose=False,
             )
@@ -181,7 +192,7 @@ def _exported(
                 _optimise(program, masked)
     except Exception as error:
         with _quiet(printed):
-            reason = reason_of(error, model, example)
+            reason = reason_of(error, model, *given)
         raise ExportError(
             f"torch could not export {source.task}: {reason}",
             remedy=advice_for(reason),
@@ -197,16 +208,25 @@ def _exported(
     return proto
 
 
+def input_names(source: Source) -> list[str]:
+    """Names of several inputs in the graph: those of forward's arguments.
+
+    One that a weight has, too, is told apart: a graph has each name once.
+    """
+    held = source.model.state_dict()
+    return [f"{p.name}_input" if p.name in held else p.name for p in source.parts]
+
+
 class _Tensors(nn.Module):
-    """A model whose outputs are its tensors alone, out of whatever holds them."""
+    """A model of tensors in order, whatever holds its inputs and outputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The tensors of the model's outputs."""
-        return tuple(tensors_of(self.model(inputs)))
+        return tuple(tensors_of(self.model(*inputs)))
 
 
 def _optimise(program: torch.onnx.ONNXProgram, names: Container[str]) -> None:

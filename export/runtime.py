@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_sdk.errors import EdgeError, ExportError
+from edge_sdk.infer.session_inputs import feeds
 
 __all__ = [
     "Level",
@@ -64,10 +65,13 @@ def open_session(
         ) from error
 
 
-def predict(session: ort.InferenceSession, batch: NDArray[Any]) -> NDArray[np.float32]:
+def predict(
+    session: ort.InferenceSession, batch: NDArray[Any] | Sequence[NDArray[Any]]
+) -> NDArray[np.float32]:
     """Outputs for n inputs, float32 (n, ...); one by one where the batch is fixed.
 
-    Several outputs are one after the other, flat: (n, values).
+    Several outputs are one after the other, flat: (n, values). A model of several
+    inputs takes an array for each, or rows of all, which are taken apart.
 
     Raises:
         ExportError: If onnxruntime fails on them, or the model is none of ours; carries
@@ -85,18 +89,20 @@ def predict(session: ort.InferenceSession, batch: NDArray[Any]) -> NDArray[np.fl
         ) from error
 
 
-def _predict(session: ort.InferenceSession, batch: NDArray[Any]) -> NDArray[np.float32]:
+def _predict(
+    session: ort.InferenceSession, batch: NDArray[Any] | Sequence[NDArray[Any]]
+) -> NDArray[np.float32]:
     spec = session.get_inputs()[0]
+    given = feeds(session, batch)
+    count = len(given[spec.name])
     step = spec.shape[0] if isinstance(spec.shape[0], int) else 64
-    if step == 1 or len(batch) % step == 0 or not isinstance(spec.shape[0], int):
+    if step == 1 or count % step == 0 or not isinstance(spec.shape[0], int):
         parts = [
-            _joined(session.run(None, {spec.name: batch[start : start + step]}))
-            for start in range(0, len(batch), step)
+            _joined(session.run(None, {n: a[at : at + step] for n, a in given.items()}))
+            for at in range(0, count, step)
         ]
         return np.concatenate(parts)
-    raise ExportError(
-        f"the model takes batches of {step}; {len(batch)} inputs do not fit"
-    )
+    raise ExportError(f"the model takes batches of {step}; {count} inputs do not fit")
 
 
 def _joined(outputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:

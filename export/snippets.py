@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,6 +70,67 @@ _IDS = (
     ("CreateTensor<float>", "CreateTensor<int64_t>"),
     ("elementType: .float", "elementType: .int64"),
 )
+_PYTHON_APART = """\
+```python
+import numpy as np, onnxruntime as ort
+
+session = ort.InferenceSession("{file}")
+golden = np.load("golden/inputs.npz")
+names = [given.name for given in session.get_inputs()]
+inputs = {{name: golden[key][:1] for name, key in zip(names, golden.files)}}
+output = session.run(None, inputs)[0]
+```
+"""
+_KOTLIN_APART = """\
+```kotlin
+// implementation("com.microsoft.onnxruntime:onnxruntime-android:1.20.0")
+val environment = OrtEnvironment.getEnvironment()
+val session = environment.createSession(assets.open("{file}").readBytes())
+val inputs = mapOf(
+{lines})
+val output = session.run(inputs)[0].value as Array<FloatArray>
+```
+"""
+_SWIFT_APART = """\
+```swift
+// Swift package onnxruntime-swift-package-manager
+let path = Bundle.main.path(forResource: "{stem}", ofType: "onnx")!
+let session = try ORTSession(env: ORTEnv(loggingLevel: .warning), modelPath: path,
+                             sessionOptions: nil)
+let inputs = [
+{lines}]
+let outputs = try session.run(withInputs: inputs,
+                              outputNames: Set(session.outputNames()), runOptions: nil)
+```
+"""
+_CPP_APART = """\
+```cpp
+Ort::Env environment;
+Ort::Session session(environment, "{file}", Ort::SessionOptions{{}});
+auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+Ort::AllocatorWithDefaultOptions allocator;
+auto out = session.GetOutputNameAllocated(0, allocator);
+const char *names[] = {{{names}}}, *outs[] = {{out.get()}};
+std::vector<Ort::Value> inputs;
+{lines}auto outputs = session.Run({{}}, names, inputs.data(), {count}, outs, 1);
+```
+"""
+_PYTHON_NATIVE_APART = """\
+```python
+import numpy as np
+from edge_sdk.infer import NativeModel
+
+golden = np.load("golden/inputs.npz")
+inputs = {{name: golden[name][:1] for name in golden.files}}
+output = NativeModel("{file}").run(inputs)
+```
+"""
+# Of each dtype: C++, Kotlin's call around a buffer of one example, Swift's word.
+_OF_DTYPE = {
+    "float32": ("float", "FloatBuffer.wrap", "float"),
+    "int64": ("int64_t", "LongBuffer.wrap", "int64"),
+    "bool": ("bool", "ByteBuffer.wrap", "bool"),
+}
 # A whole program, C and C++ at once: a test compiles and runs it as both.
 _C_NATIVE = """\
 This compiles `libflsp.so` here, and prints the folder of `flsp.h`:
@@ -140,7 +202,12 @@ def readme(
     ]
     if parts:
         each = ", ".join(f"{p.name} {p.shape} {p.dtype}" for p in parts)
-        lines[4:4] = [f"The input is one row of float32, in this order: {each}."]
+        lines[2] = (
+            f"Inputs: {each}, prepared as `preprocess.json` says; {labels} labels in "
+            "`labels.txt`, in the order of the outputs. ONNX files take each by its "
+            "name; `flsp_run_several` takes them in this order, `flsp_run` as one row "
+            "of float32, as `golden/input.npy` has it."
+        )
     for name, entry in models.items():
         exact = "exact" if entry["exact"] else "rounded"
         row = f"| `{entry['file']}` | {entry['bytes']:,} | {entry['size_ratio']:.1f}x"
@@ -157,13 +224,10 @@ def readme(
     fields = {"shape": shape, "rank": len(input_shape) + 1}
     if ort is not None:
         fields |= {"file": ort["file"], "stem": ort["file"].removesuffix(".onnx")}
-        for title, text in (
-            ("Python", _PYTHON_ORT),
-            ("C++", _CPP),
-            ("Kotlin", _KOTLIN),
-            ("Swift", _SWIFT),
-        ):
-            code = text.format(**fields)
+        for title, text in (_APART if parts else _PLAIN).items():
+            if title == "Swift" and any(part.dtype == "bool" for part in parts):
+                continue  # onnxruntime's package for Swift has no such dtype
+            code = text.format(**fields, **_each(title, parts))
             if dtype == "int64":  # token ids
                 for of_floats, of_ids in _IDS:
                     code = code.replace(of_floats, of_ids)
@@ -171,6 +235,47 @@ def readme(
     native = next((e for n, e in models.items() if n.startswith("native")), None)
     if native is not None:
         fields |= {"file": native["file"], "inputs": inputs, "outputs": outputs}
-        lines += ["", "## Python, native", "", _PYTHON_NATIVE.format(**fields)]
+        python = _PYTHON_NATIVE_APART if parts else _PYTHON_NATIVE
+        lines += ["", "## Python, native", "", python.format(**fields)]
         lines += ["", "## C and C++, native", "", _C_NATIVE.format(**fields)]
     return "\n".join(lines)
+
+
+_PLAIN = {"Python": _PYTHON_ORT, "C++": _CPP, "Kotlin": _KOTLIN, "Swift": _SWIFT}
+_APART = {
+    "Python": _PYTHON_APART,
+    "C++": _CPP_APART,
+    "Kotlin": _KOTLIN_APART,
+    "Swift": _SWIFT_APART,
+}
+
+
+def _each(title: str, parts: Sequence[InputPart]) -> dict[str, Any]:
+    """Lines of code for each of several inputs, in a language."""
+    lines = []
+    for number, part in enumerate(parts):
+        shape, rank = ", ".join(map(str, (1, *part.shape))), 1 + len(part.shape)
+        cpp, kotlin, swift = _OF_DTYPE[part.dtype]
+        word = re.sub(r"\W|^(?=\d)", "_", part.name)
+        if title == "C++":
+            sizes = f"shape{number}"
+            lines += [
+                f"int64_t {sizes}[] = {{{shape}}};",
+                f"inputs.push_back(Ort::Value::CreateTensor<{cpp}>(",
+                f"    memory, {word}.data(), {word}.size(), {sizes}, {rank}));",
+            ]
+        elif title == "Kotlin":
+            typed = ", OnnxJavaType.BOOL" if part.dtype == "bool" else ""
+            lines += [
+                f'    "{part.name}" to OnnxTensor.createTensor(environment,',
+                f"        {kotlin}({word}), longArrayOf({shape}){typed}),",
+            ]
+        elif title == "Swift":
+            lines += [
+                f'    "{part.name}": try ORTValue(',
+                f"        tensorData: NSMutableData(data: {word}),",
+                f"        elementType: .{swift}, shape: [{shape}]),",
+            ]
+    names = ", ".join(f'"{part.name}"' for part in parts)
+    joined = "".join(f"{line}\n" for line in lines)
+    return {"lines": joined, "names": names, "count": len(parts)} if parts else {}

@@ -1,4 +1,4 @@
-"""Several inputs of a model, which its file takes as one row, one after the other."""
+"""Several inputs of a model: checked, as one row of float32, and apart again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from edge_sdk.errors import DataError
 from edge_sdk.json_text import to_json
 
-__all__ = ["InputPart", "Several", "joined_inputs", "listed", "parts_of"]
+__all__ = [
+    "InputPart",
+    "Several",
+    "apart_inputs",
+    "checked_inputs",
+    "exact_inputs",
+    "joined_inputs",
+    "listed",
+    "parts_of",
+]
 
 Several: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
@@ -46,7 +55,52 @@ class InputPart:
 def joined_inputs(
     given: Several, parts: Sequence[InputPart], what: str
 ) -> NDArray[np.float32]:
-    """Several inputs as the model's file takes them: float32 (n, values).
+    """Several inputs as native files take them, a row an example: float32 (n, values).
+
+    Args:
+        given: As `checked_inputs` takes them.
+        parts: The model's inputs; none of a model of one.
+        what: Of what they are inputs, for messages.
+
+    Raises:
+        DataError: As `checked_inputs`; or if whole numbers are none in float32.
+    """
+    arrays = exact_inputs(given, parts, what)
+    rows = [one.reshape(len(one), -1).astype(np.float32) for one in arrays]
+    return np.concatenate(rows, axis=1)
+
+
+def exact_inputs(
+    given: Several, parts: Sequence[InputPart], what: str
+) -> list[NDArray[Any]]:
+    """Several inputs as `checked_inputs` gives them, whose numbers float32 holds.
+
+    Raises:
+        DataError: As `checked_inputs`; or if a whole number is beyond 2^24.
+    """
+    arrays = checked_inputs(given, parts, what)
+    for array, part in zip(arrays, parts, strict=True):
+        _check_exact(array, part, what)
+    return arrays
+
+
+def apart_inputs(
+    rows: NDArray[Any], parts: Sequence[InputPart]
+) -> dict[str, NDArray[Any]]:
+    """Each input by its name, (n, *shape) of its dtype, out of rows of all of them."""
+    ends = np.cumsum([part.size for part in parts])[:-1]
+    return {
+        part.name: np.ascontiguousarray(piece)
+        .reshape(len(rows), *part.shape)
+        .astype(part.dtype)
+        for part, piece in zip(parts, np.split(rows, ends, axis=1), strict=True)
+    }
+
+
+def checked_inputs(
+    given: Several, parts: Sequence[InputPart], what: str
+) -> list[NDArray[Any]]:
+    """Several inputs in order, each (n, *shape) of its dtype.
 
     Args:
         given: An array (n, *shape) for each input, in their order or by their names.
@@ -75,19 +129,19 @@ def joined_inputs(
             remedy="Give an array for each: a tuple in this order, or a dictionary by "
             "these names.",
         )
-    rows = [_row(one, part, what) for one, part in zip(arrays, parts, strict=True)]
-    counts = [len(row) for row in rows]
+    found = [_fitting(one, part, what) for one, part in zip(arrays, parts, strict=True)]
+    counts = [len(one) for one in found]
     if len(set(counts)) > 1 or not counts[0]:
         told = ", ".join(f"{n} {count}" for n, count in zip(names, counts, strict=True))
         raise DataError(
             f"{what}: inputs have these numbers of examples: {told}",
             remedy="Give each input the same number of examples, at least one.",
         )
-    return np.concatenate(rows, axis=1)
+    return found
 
 
-def _row(given: Any, part: InputPart, what: str) -> NDArray[np.float32]:
-    """One input flat, float32, which holds the model's whole numbers exactly."""
+def _fitting(given: Any, part: InputPart, what: str) -> NDArray[Any]:
+    """One input in the dtype that the model takes."""
     array = np.asarray(given)
     if array.ndim == 0 or array.shape[1:] != part.shape:
         raise DataError(
@@ -102,15 +156,19 @@ def _row(given: Any, part: InputPart, what: str) -> NDArray[np.float32]:
             f"{part.dtype}",
             remedy=f"Give an array of {part.dtype}.",
         )
-    if part.dtype == "int64" and array.size:
-        far = max(abs(int(array.min())), abs(int(array.max())))
-        if far > _MOST_WHOLE:
-            raise DataError(
-                f"{what}: input {part.name!r} holds {far}; the file's row of float32 "
-                f"is exact up to {_MOST_WHOLE}",
-                remedy="Give numbers below it, or split them into two inputs.",
-            )
-    return array.reshape(len(array), part.size).astype(np.float32)
+    return array.astype(part.dtype, copy=False)
+
+
+def _check_exact(array: NDArray[Any], part: InputPart, what: str) -> None:
+    if part.dtype != "int64" or not array.size:
+        return
+    far = max(abs(int(array.min())), abs(int(array.max())))
+    if far > _MOST_WHOLE:
+        raise DataError(
+            f"{what}: input {part.name!r} holds {far}; float32, in which native files "
+            f"compute and examples are compared, is exact up to {_MOST_WHOLE}",
+            remedy="Give numbers below it, or split them into two inputs.",
+        )
 
 
 def listed(parts: Sequence[InputPart]) -> str:

@@ -14,11 +14,17 @@ from edge_sdk.infer.build import LIBRARY, build, cache_folder, package_folder
 from edge_sdk.kernels.build import BuildError
 from edge_sdk.kernels.damage import damage
 
-__all__ = ["runtime_library"]
+__all__ = ["InputArray", "runtime_library"]
 
 _ABI = 1
 _log = logging.getLogger(__name__)
 _REMEDY = "Install g++ (Debian: apt-get install g++) or a wheel that has the runtime."
+
+
+class InputArray(ctypes.Structure):
+    """One of several inputs, as `flsp_run_several` takes it (flsp.h)."""
+
+    _fields_ = (("data", c_void_p), ("type", c_int), ("values", c_int64))
 
 
 @cache
@@ -50,6 +56,10 @@ def runtime_library() -> ctypes.CDLL:
         "flsp_session_new": ([c_void_p, c_int, c_char_p, c_size_t], c_void_p),
         "flsp_session_free": ([c_void_p], None),
         "flsp_run": ([c_void_p, c_void_p, c_void_p, c_int64], c_int),
+        "flsp_run_several": (
+            [c_void_p, POINTER(InputArray), c_int, c_void_p, c_int64],
+            c_int,
+        ),
     }
     for name, (arguments, result) in signatures.items():
         function = getattr(library, name)

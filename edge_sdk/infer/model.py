@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import CheckpointError, DataError, EngineError
-from edge_sdk.infer.input_parts import InputPart, Several, joined_inputs, parts_of
-from edge_sdk.infer.library import runtime_library
+from edge_sdk.infer.input_parts import InputPart, Several, exact_inputs, parts_of
+from edge_sdk.infer.library import InputArray, runtime_library
 
 __all__ = ["NativeModel"]
 
 _ERROR_BYTES = 512
 _WHOLE = (np.dtype(np.int32), np.dtype(np.int64))
+_TYPES = {"float32": 0, "int64": 1, "int32": 2, "bool": 3}  # of flsp.h
 _AXES = 3  # of a program's buffers
 
 
@@ -98,7 +99,7 @@ class NativeModel:
             DataError: If shape or dtype is another; names the input of several.
         """
         if not isinstance(batch, np.ndarray):
-            batch = joined_inputs(batch, self.inputs, "the model")
+            return self._run_several(exact_inputs(batch, self.inputs, "the model"))
         if batch.dtype in _WHOLE:  # to 2^24 the same in float32
             batch = batch.astype(np.float32)
         if batch.dtype != np.float32:
@@ -112,6 +113,22 @@ class NativeModel:
         out = np.empty((len(own), *self.output_shape), np.float32)
         code = self._library.flsp_run(
             self._session(), _address(own), _address(out), len(own)
+        )
+        if code:
+            raise EngineError(f"the native runtime failed with code {code}")
+        return out
+
+    def _run_several(self, arrays: list[NDArray[Any]]) -> NDArray[np.float32]:
+        """Outputs for an array of each input, in order."""
+        own = [np.ascontiguousarray(array) for array in arrays]
+        count = len(own[0])
+        out = np.empty((count, *self.output_shape), np.float32)
+        given = (InputArray * len(own))()
+        for entry, array in zip(given, own, strict=True):
+            entry.data, entry.values = _address(array), array[0].size
+            entry.type = _TYPES[str(array.dtype)]
+        code = self._library.flsp_run_several(
+            self._session(), given, len(own), _address(out), count
         )
         if code:
             raise EngineError(f"the native runtime failed with code {code}")
@@ -183,7 +200,7 @@ def _metadata(what: str, text: bytes) -> dict[str, Any]:
     return found
 
 
-def _address(array: NDArray[np.float32]) -> int:
+def _address(array: NDArray[Any]) -> int:
     """Address of an array's data; `array.ctypes` takes a microsecond for it."""
     return int(array.__array_interface__["data"][0])
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.infer.compressed import is_compressed, plain_name, read_plain
+from edge_sdk.infer.session_inputs import feeds
 
 __all__ = ["main"]
 
@@ -72,7 +73,7 @@ def _opener(file: str) -> Callable[[str, Batch, int], Callable[[], object]]:
         options.intra_op_num_threads = threads
         providers = ["CPUExecutionProvider"]
         session = ort.InferenceSession(_content(file), options, providers=providers)
-        feed = {session.get_inputs()[0].name: example}
+        feed = feeds(session, example)
         return lambda: session.run(None, feed)
 
     return open_onnx

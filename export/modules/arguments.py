@@ -12,12 +12,24 @@ from torch import nn
 from edge_sdk.errors import ExportError
 from export.modules.loaded_inputs import first_of
 
-__all__ = ["are_several", "called", "most_taken", "names_of", "needed"]
+__all__ = ["are_several", "called", "given_of", "most_taken", "names_of", "needed"]
 
 _REMEDY = (
     "Give one shape, and one array, for each argument of forward, in order or by name; "
-    "wrap a module that takes a list or a dictionary in one whose forward makes it."
+    "of a forward that takes one dictionary or tuple, for each of its values."
 )
+
+
+def given_of(model: nn.Module, calibration: Any) -> Any:
+    """A file's `inputs` and `targets`, where the model takes no other of its arrays."""
+    if not isinstance(calibration, Mapping) or "inputs" not in calibration:
+        return calibration
+    more = calibration.keys() - {"inputs", "targets"}
+    taken = {p.name for p in _parameters(model) or []}
+    if not more or more & taken:
+        return calibration
+    pair = calibration["inputs"], calibration.get("targets")
+    return pair[0] if pair[1] is None else pair
 
 
 def are_several(model: nn.Module, shape: object, calibration: object) -> bool:
@@ -41,6 +53,9 @@ def are_several(model: nn.Module, shape: object, calibration: object) -> bool:
 
 def names_of(model: nn.Module, given: int | Collection[str], name: str) -> list[str]:
     """Names of the arguments that inputs are, in the forward's order.
+
+    Inputs that are no arguments are values of the one that there is: keys of a
+    dictionary, or numbered ones of a tuple.
 
     Args:
         model: The module.
@@ -71,6 +86,13 @@ def names_of(model: nn.Module, given: int | Collection[str], name: str) -> list[
         more = [key for key in given if key not in ordered]
         fits = not more or Parameter.VAR_KEYWORD in kinds
         found, said = [*found, *more], ", ".join(map(str, given)) or "none"
+    one = _holder(parameters)
+    if not fits and one and isinstance(given, int):
+        return _numbered(one, given)
+    if not fits and one and not isinstance(given, int) and given:
+        keys = list(given)
+        if not {*keys} & {*ordered}:
+            return keys
     lacking = [key for key in needed(model) if key not in found]
     if fits and found and not lacking:
         return found
@@ -98,6 +120,10 @@ def called(model: Any, names: Sequence[str], inputs: Sequence[Any]) -> Any:
     taken = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
     if taken or not parameters:
         return model(*inputs)
+    if one := _held_by(parameters, names):
+        if list(names) == _numbered(one, len(names)):
+            return model(tuple(inputs))
+        return model(dict(zip(names, inputs, strict=True)))
     count = sum(1 for _ in _equal(names, first))
     rest = dict(zip(names[count:], inputs[count:], strict=True))
     return model(*inputs[:count], **rest)
@@ -117,6 +143,23 @@ def needed(model: nn.Module) -> list[str]:
     return [
         p.name for p in found if p.default is Parameter.empty and p.kind not in _REST
     ]
+
+
+def _holder(parameters: Sequence[Parameter]) -> str:
+    """The one argument that a forward needs, or its first if it needs none."""
+    first = [p for p in parameters if p.kind in _IN_ORDER]
+    rest = [p for p in parameters if p.default is Parameter.empty and p not in first]
+    asked = [p for p in first if p.default is Parameter.empty]
+    alone = first and len(asked) <= 1 and all(p.kind in _REST for p in rest)
+    return first[0].name if alone else ""
+
+
+def _held_by(parameters: Sequence[Parameter], names: Sequence[str]) -> str:
+    """The argument that holds inputs of these names; "" of arguments themselves."""
+    if any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+        return ""
+    own = {p.name for p in parameters}
+    return "" if own & {*names} else _holder(parameters)
 
 
 _REST = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}

@@ -20,7 +20,7 @@ from edge_sdk.infer.input_parts import InputPart
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.user_errors import told
 from export.checks.outputs import outputs_of
-from export.modules.arguments import are_several
+from export.modules.arguments import are_several, given_of
 from export.modules.forward_masks import with_forward_masks
 from export.modules.given_inputs import MOST, inputs_of
 from export.modules.permanent import permanent
@@ -63,7 +63,7 @@ def from_module(
         DataError: If `calibration` holds no inputs of that shape.
     """
     found = _inner(model, name)
-    several = None
+    several, calibration = None, given_of(found, calibration)
     if are_several(found, input_shape, calibration):
         several = SeveralInputs(found, input_shape, calibration, name, MOST)
     else:

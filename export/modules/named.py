@@ -174,7 +174,7 @@ def read_shape(given: str) -> tuple[int, ...] | tuple[tuple[int, ...], ...] | No
 def read_examples(file: Path) -> Any:
     """Read a file of inputs, or inputs and targets; of a folder its ``eval.npz``.
 
-    Without `inputs`, arrays by the names of several inputs, perhaps with targets.
+    Of several arrays besides targets a dictionary by their names.
     """
     file = file / "eval.npz" if file.is_dir() else file
     try:
@@ -183,7 +183,7 @@ def read_examples(file: Path) -> Any:
             if isinstance(found, np.ndarray):
                 return found
             with found:
-                if "inputs" not in found and len({*found.files} - {"targets"}) > 1:
+                if len({*found.files} - {"targets"}) > 1:
                     return dict(found)
                 names = ("inputs", "targets") if "targets" in found else ("inputs",)
                 arrays = tuple(found[name] for name in names)

@@ -1,4 +1,4 @@
-"""Modules of several inputs: each is a part of the one row that a file takes."""
+"""Modules of several inputs: each by itself, and all as the parts of one row."""
 
 from __future__ import annotations
 
@@ -82,6 +82,8 @@ class SeveralInputs:
         if least > 1 and count == least + 1:  # the last are targets
             return least
         most = most_taken(self._model)
+        if pair and most == 1:  # which is a tuple
+            return count
         return count if most is None else min(count, max(least, most))
 
     def _inputs(self, given: Any) -> list[Any]:
@@ -208,21 +210,31 @@ class _Joined(nn.Module):
     _input_parts: tuple[InputPart, ...]
     _own_forward: Any
 
-    def forward(self, joined: torch.Tensor) -> Any:
-        """The module's outputs for rows of all its inputs, (n, values)."""
-        pieces = torch.split(joined, [part.size for part in self._input_parts], dim=1)
-        given = [
-            piece.reshape(-1, *part.shape)
-            if part.dtype == "float32"
-            else piece.reshape(-1, *part.shape).to(getattr(torch, part.dtype))
-            for piece, part in zip(pieces, self._input_parts, strict=True)
-        ]
-        names = [part.name for part in self._input_parts]
+    def forward(self, *given: torch.Tensor) -> Any:
+        """The module's outputs for its inputs, or for rows of all, (n, values)."""
+        parts = self._input_parts
+        if not _are_apart(given, parts):
+            pieces = torch.split(given[0], [part.size for part in parts], dim=1)
+            given = tuple(
+                piece.reshape(-1, *part.shape)
+                if part.dtype == "float32"
+                else piece.reshape(-1, *part.shape).to(getattr(torch, part.dtype))
+                for piece, part in zip(pieces, parts, strict=True)
+            )
+        names = [part.name for part in parts]
         return called(self._own_forward or super().forward, names, given)
 
 
+def _are_apart(given: Sequence[torch.Tensor], parts: Sequence[InputPart]) -> bool:
+    """Tell inputs from a row of all, which of one input has another shape or dtype."""
+    if len(given) > 1 or len(parts) > 1:
+        return len(given) == len(parts)
+    alike = tuple(given[0].shape[1:]) == parts[0].shape
+    return alike and given[0].dtype is getattr(torch, parts[0].dtype)
+
+
 def take_joined(model: nn.Module, parts: Sequence[InputPart], name: str) -> None:
-    """Lets a copy take rows of all its inputs; its weights keep their names.
+    """Lets a copy take rows of all its inputs, too; its weights keep their names.
 
     Raises:
         ExportError: If hooks look at its inputs.

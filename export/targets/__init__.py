@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
 from export.checks.reference import Reference
+from export.passes import run
+from export.passes.join_inputs import JoinInputs
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 
@@ -52,6 +54,14 @@ class Material:
         model = onnx.ModelProto()
         model.CopyFrom(self.dense)
         return model
+
+    def of_one_row(self) -> Material:
+        """The graph with one input, a row of all: a native runtime fills one buffer."""
+        if not self.source.parts:
+            return self
+        dense = self.copy()
+        run(dense, (JoinInputs(self.source.parts),))
+        return replace(self, dense=dense)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,7 @@ def _facts(material: Material, name: str, program: Program) -> dict[str, Any]:
 
 def _make(material: Material, *, int8: bool) -> Product:
     name = "native-int8" if int8 else "native"
+    material = material.of_one_row()
     program = fuse(lower(material.copy(), material.layers))
     personal = material.source.personal_values()
     if not personal:  # a norm of a device's own may be a single factor, as it began

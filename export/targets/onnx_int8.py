@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from onnxruntime.quantization import (
 )
 
 from edge_sdk.errors import DataError, ExportError
+from edge_sdk.infer.session_inputs import feeds
 from export import runtime
 from export.checks.drift import OUTPUT_ERROR, output_error
 from export.passes import run
@@ -42,16 +44,18 @@ _NORMS = {"LayerNormalization", "InstanceNormalization", "Sqrt", "ReduceL2"}
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
-    """Hands the calibration inputs over in batches of the model's size."""
+    """Hands the calibration inputs over one example after the other."""
 
-    def __init__(self, name: str, batch: NDArray[Any]) -> None:
-        self._name = name
-        self._rows = iter(batch)
+    def __init__(self, given: Mapping[str, NDArray[Any]]) -> None:
+        self._given = given
+        self._numbers = iter(range(len(next(iter(given.values())))))
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        """The next input, or None at the end."""
-        row = next(self._rows, None)
-        return None if row is None else {self._name: row[None]}
+        """The next example's inputs, or None at the end."""
+        at = next(self._numbers, None)
+        if at is None:
+            return None
+        return {name: array[at : at + 1] for name, array in self._given.items()}
 
 
 def _make(material: Material) -> Product:
@@ -106,7 +110,7 @@ def _quantised(
     Weights get one symmetric scale per output unit, so a zero stays zero; activations
     are unsigned with a zero point.
     """
-    name = model.graph.input[0].name
+    given = feeds(runtime.open_session(model.SerializeToString()), calibration.batch)
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it advises a preprocessing that is done already
@@ -117,7 +121,7 @@ def _quantised(
             quantize_static(
                 model,
                 str(path),
-                _Reader(name, calibration.batch),
+                _Reader(given),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
@@ -147,11 +151,9 @@ def _rounded(
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     of_two = []
-    apart = []  # what takes several inputs apart: each has a range of its own
+    apart = []
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{number}"
-        if node.op_type == "Split" and node.input[0] == model.graph.input[0].name:
-            apart.append(node.name)
         if node.op_type == "MatMul" and weights.isdisjoint(node.input):
             of_two.append(node.name)
         # onnxruntime's quantiser takes these groups' outputs for all of them.

@@ -1,5 +1,6 @@
 """A browser's runtime: onnx-sparse loads in onnxruntime-web and equals dense."""
 
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from several import Rows
 
 import export
 from edge_sdk.checkpoint import Checkpoint
@@ -68,3 +71,34 @@ def test_sparse_equals_dense_in_the_browsers_runtime(
     scale = np.abs(outputs["onnx"]).max()
     assert np.abs(outputs["onnx-fp16"] - outputs["onnx"]).max() <= 0.01 * scale
     assert np.abs(outputs["onnx-int8"] - outputs["onnx"]).max() <= 0.2 * scale
+
+
+SEVERAL = """
+const ort = require('onnxruntime-web');
+const fs = require('fs');
+ort.env.wasm.numThreads = 1;
+outputsOfSeveral(ort, fs.readFileSync(process.argv[2]), {
+  ids: ['int64', BigInt64Array.from([0n, 4n, 2n]), [1, 3]],
+  extra: ['float32', Float32Array.from([1, -2, 0.5]), [1, 3]],
+}).then((values) => console.log(JSON.stringify(Array.from(values))));
+"""
+
+
+def test_the_browsers_runtime_takes_several_inputs_by_name(
+    node: tuple[str, Path], tmp_path: Path
+) -> None:
+    tool, folder = node
+    (tmp_path / "node_modules").symlink_to((folder / "node_modules").resolve())
+    page = Path(__file__).parents[2] / "docs" / "guides" / "phones.md"
+    shown = re.findall(r"```javascript\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "run.cjs").write_text("\n".join([*shown, SEVERAL]))
+    model = tmp_path / "rows.onnx"
+    export.build(
+        Rows(), model, format="onnx-sparse", input_shape={"ids": (3,), "extra": (3,)}
+    )
+    call = [tool, str(tmp_path / "run.cjs"), str(model)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        wanted = Rows()(torch.tensor([[0, 4, 2]]), torch.tensor([[1, -2, 0.5]]))
+    np.testing.assert_allclose(json.loads(done.stdout), wanted[0], rtol=1e-5)

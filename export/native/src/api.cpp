@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 #include "flsp.h"
 #include "layers.h"
@@ -159,6 +160,56 @@ struct flsp_session {
         pack(pack_step * threads) {}
 };
 
+namespace {
+
+void copy_planes(const Buffer& b, const float* from, int64_t from_step, float* to,
+                 int64_t to_step) {
+  for (int32_t c = 0; c < b.channels; c++)
+    std::memcpy(to + c * to_step, from + c * from_step, b.pixels() * sizeof(float));
+}
+
+// The model's operations on what its first buffer holds.
+void run_example(flsp_session& s, float* output, int64_t example) {
+  const Buffer& out = s.model.buffers[s.model.output];
+  const Workspace space{s.arena.get(), s.source.get(), s.pack.get(), s.pack_step,
+                        &s.pool};
+  const std::vector<Op>& ops = s.model.ops;
+  for (size_t k = 0; k < ops.size(); k += 1 + static_cast<size_t>(ops[k].chained))
+    ops[k].chained ? run_chain(s.model, k, space) : run_op(s.model, ops[k], space);
+  copy_planes(out, space.arena + out.offset, out.plane(),
+              output + example * out.channels * out.pixels(), out.pixels());
+}
+
+// Numbers of one example from place `at` of a buffer's values on; false of one that float32
+// does not hold.
+template <class T>
+bool put_numbers(const T* from, int64_t count, const Buffer& b, int64_t at, float* to) {
+  constexpr int64_t most = int64_t{1} << 24;
+  for (int64_t i = 0; i < count; i++, at++) {
+    if (sizeof(T) > 3 && !std::is_floating_point<T>::value &&
+        (static_cast<int64_t>(from[i]) > most || static_cast<int64_t>(from[i]) < -most))
+      return false;
+    to[at / b.pixels() * b.plane() + at % b.pixels()] = static_cast<float>(from[i]);
+  }
+  return true;
+}
+
+bool put_values(const flsp_array& a, int64_t example, const Buffer& b, int64_t at, float* to) {
+  const int64_t first = example * a.values;
+  switch (a.type) {
+    case FLSP_INT64:
+      return put_numbers(static_cast<const int64_t*>(a.data) + first, a.values, b, at, to);
+    case FLSP_INT32:
+      return put_numbers(static_cast<const int32_t*>(a.data) + first, a.values, b, at, to);
+    case FLSP_BOOL:
+      return put_numbers(static_cast<const bool*>(a.data) + first, a.values, b, at, to);
+    default:
+      return put_numbers(static_cast<const float*>(a.data) + first, a.values, b, at, to);
+  }
+}
+
+}  // namespace
+
 namespace flsp {
 
 const Kernels* best_kernels() {
@@ -259,22 +310,29 @@ void flsp_session_free(flsp_session* session) { delete session; }
 int flsp_run(flsp_session* s, const float* input, float* output, int64_t batch) {
   if (!s || !input || !output || batch < 0) return -1;
   const Buffer& in = s->model.buffers.front();
-  const Buffer& out = s->model.buffers[s->model.output];
-  const Workspace space{s->arena.get(), s->source.get(), s->pack.get(), s->pack_step,
-                        &s->pool};
-  const auto copy = [](const Buffer& b, const float* from, int64_t from_step, float* to,
-                       int64_t to_step) {
-    for (int32_t c = 0; c < b.channels; c++)
-      std::memcpy(to + c * to_step, from + c * from_step, b.pixels() * sizeof(float));
-  };
+  float* const at = s->arena.get() + in.offset;
   for (int64_t i = 0; i < batch; i++) {
-    copy(in, input + i * in.channels * in.pixels(), in.pixels(),
-         space.arena + in.offset, in.plane());
-    const std::vector<Op>& ops = s->model.ops;
-    for (size_t k = 0; k < ops.size(); k += 1 + static_cast<size_t>(ops[k].chained))
-      ops[k].chained ? run_chain(s->model, k, space) : run_op(s->model, ops[k], space);
-    copy(out, space.arena + out.offset, out.plane(),
-         output + i * out.channels * out.pixels(), out.pixels());
+    copy_planes(in, input + i * in.channels * in.pixels(), in.pixels(), at, in.plane());
+    run_example(*s, output, i);
+  }
+  return 0;
+}
+
+int flsp_run_several(flsp_session* s, const flsp_array* inputs, int count, float* output,
+                     int64_t batch) {
+  if (!s || !inputs || !output || batch < 0 || count < 1) return -1;
+  const Buffer& in = s->model.buffers.front();
+  int64_t left = in.channels * in.pixels();
+  for (const flsp_array* a = inputs; a < inputs + count; a++) {
+    if (!a->data || a->values < 0 || a->values > left || a->type > FLSP_BOOL) return -1;
+    left -= a->values;
+  }
+  if (left) return -1;
+  for (int64_t i = 0; i < batch; i++) {
+    int64_t at = 0;
+    for (const flsp_array* a = inputs; a < inputs + count; at += a->values, a++)
+      if (!put_values(*a, i, in, at, s->arena.get() + in.offset)) return -2;
+    run_example(*s, output, i);
   }
   return 0;
 }

@@ -52,6 +52,19 @@ void flsp_session_free(flsp_session* session);
 /* Runs `batch` examples, float32, channels-height-width each, one after the other. */
 int flsp_run(flsp_session* session, const float* input, float* output, int64_t batch);
 
+/* One of a model's several inputs: `values` numbers for each example, all examples one
+ * after the other. The metadata lists names, shapes and dtypes, under "inputs". */
+typedef enum { FLSP_FLOAT32 = 0, FLSP_INT64 = 1, FLSP_INT32 = 2, FLSP_BOOL = 3 } flsp_type;
+typedef struct {
+  const void* data;
+  flsp_type type;
+  int64_t values;
+} flsp_array;
+/* Runs a model of several inputs, in the metadata's order. Returns -1 if they are not what
+ * the model takes, -2 if a whole number is beyond 2^24, where float32 skips some. */
+int flsp_run_several(flsp_session* session, const flsp_array* inputs, int count,
+                     float* output, int64_t batch);
+
 #ifdef __cplusplus
 }
 #endif
