@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
 from export.checks.reference import Reference
+from export.native.join_inputs import JoinInputs
 from export.passes import run
-from export.passes.join_inputs import JoinInputs
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 
