@@ -224,28 +224,38 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         CheckpointError: If the folder cannot be written, for example a full disk, or
             the path is a folder, or a device or pipe, which a rename would replace.
     """
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
-        raise CheckpointError(
-            f"{path} could not be written: it is {kind}",
-            remedy="Name a file that is there, or a new one.",
-        )
+    _replace({path: content}, mode)
+
+
+def _replace(files: Mapping[Path, bytes], mode: int = 0o666) -> None:
+    """As `replace_file`, for files of one folder whose names need one sync."""
     # The thread's id too: two threads may replace the same file.
     mine = f"{os.getpid()}-{threading.get_ident()}"
-    temporary = path.with_name(f".{path.name}.{mine}.tmp")
+    drafts: dict[Path, Path] = {}
+    path = next(iter(files))  # for the message
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(opened, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, content in files.items():
+            if path.exists() and not path.is_file():
+                kind = "a folder" if path.is_dir() else "no regular file"
+                raise CheckpointError(
+                    f"{path} could not be written: it is {kind}",
+                    remedy="Name a file that is there, or a new one.",
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drafts[path] = draft = path.with_name(f".{path.name}.{mine}.tmp")
+            draft.unlink(missing_ok=True)
+            opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(opened, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, draft in drafts.items():
+            draft.replace(path)
         sync(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for draft in drafts.values():
+            with contextlib.suppress(OSError):
+                draft.unlink()
         raise CheckpointError(
             f"{path} could not be written: {error}",
             remedy=disk_remedy(error),
@@ -279,9 +289,12 @@ def replace_listed(path: Path, content: bytes, digest: str) -> None:
     Raises:
         CheckpointError: If the folder cannot be written.
     """
-    listed = sums_of(path)
+    listed, sums = sums_of(path), path.parent / SUMS
+    if not (listed or path.exists()):  # a crash may leave any one of the two
+        _replace({sums: lines_with(path, digest, alone=False), path: content})
+        return
     if listed != {digest}:
-        replace_file(path.parent / SUMS, lines_with(path, digest, alone=False))
+        replace_file(sums, lines_with(path, digest, alone=False))
     replace_file(path, content)
     if listed - {digest}:
-        replace_file(path.parent / SUMS, lines_with(path, digest, alone=True))
+        replace_file(sums, lines_with(path, digest, alone=True))

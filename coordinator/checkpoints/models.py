@@ -49,8 +49,8 @@ class Memory(Protocol):
 class ModelStore:
     """Checkpoints in a run's folder.
 
-    Rule 1. The digest of what training goes on from is in the memory before the file
-            is there; a round that a crash repeats gives the same bytes.
+    Rule 1. The digest of what training goes on from is in the memory with the end of
+            its round at the latest; a round that a crash repeats gives the same bytes.
     Rule 2. Beside each file `SHA256SUMS` lists it, for who has no ledger.
     Rule 3. What neither knows comes from an older version and is not checked.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,6 +37,7 @@ class Commits:
         self._folder, self._db, self._updates = folder, db, updates
         self._promises: list[Promise] = []
         self._broken: StateError | None = None
+        self._together = False  # what would commit joins the open group
         self.epoch: int | None = None  # of the coordinator that holds the ledger
 
     @property
@@ -86,14 +87,24 @@ class Commits:
 
     @contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
-        """Writes and commits, with whatever group is open.
+        """Writes and commits, with whatever group is open; in `together` joins it.
 
         Raises:
             StateError: As `joined` and `settle`.
         """
         with self.joined() as db:
             yield db
-        self.settle()
+        if not self._together:
+            self.settle()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Has what is written inside share the next commit, which comes after it."""
+        outer, self._together = self._together, True
+        try:
+            yield
+        finally:
+            self._together = outer
 
     def once_durable(self, promise: Promise) -> None:
         """Calls back once all that is written so far is durable; at once if it is."""
@@ -191,6 +202,14 @@ class Pages:
     def promised(self) -> int:
         """Promises that wait for `settle`."""
         return self._commits.promised
+
+    def together(self) -> AbstractContextManager[None]:
+        """Has what is written inside share the next commit, which comes after it.
+
+        For what nothing follows from before that commit: nobody is told of it, and a
+        crash that takes it back has it written again.
+        """
+        return self._commits.together()
 
     def once_durable(self, promise: Callable[[], None]) -> None:
         """Calls back once all that is written so far is durable; at once if it is."""

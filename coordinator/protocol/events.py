@@ -1,4 +1,4 @@
-"""Events from other threads to the loop: one queue, taken in groups."""
+"""Events from other threads to the loop: one queue, taken in groups with one commit."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
+from coordinator.ledger import Ledger
 from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.transport.client import Waker, together, wake
 
 __all__ = [
     "DeviceRevoked",
@@ -16,13 +19,16 @@ __all__ = [
     "EventQueue",
     "Item",
     "KeyRotated",
+    "MessageGroups",
     "TransportConnected",
     "Unlinked",
 ]
 
 QUEUE = 8192  # packets; a full queue drops, and devices ask again
 ROOM_S = 0.5  # between two looks at whether the loop has ended
-GROUP_S = 0.05  # the longest that a receipt waits for others to share its commit
+GROUP, GROUP_S = 64, 0.05  # receipts that share one commit at most; or so long
+LULL_S = 0.005  # without a message, until a commit: one takes about as long
+TELEMETRY_S = 1.0  # progress that nobody waits for may be so much behind on the disk
 
 
 @dataclass(frozen=True)
@@ -143,19 +149,77 @@ class EventQueue:
         except queue.Empty:
             return None
 
-    def group(self, timeout: float) -> Iterator[Item]:
+    def group(self, timeout: float, lull: Callable[[], float]) -> Iterator[Item]:
         """Yield the waiting events, for at most `GROUP_S` after the first.
 
-        A group ends when nothing more waits, so a lone receipt is not held up; under
-        load others join it while the one before is being committed.
+        A group ends when nothing more has come for a while, so a lone receipt is hardly
+        held up; under load others join it while the one before is being committed.
 
         Args:
             timeout: Seconds to wait for the first.
+            lull: Asked each time that nothing waits; gives the seconds to wait.
         """
         item = self.take(timeout)
         until = self._clock() + GROUP_S
         while item is not None:
             yield item
-            if self._clock() >= until:
+            left_s = until - self._clock()
+            if left_s <= 0:
                 return
             item = self.take(0.0)
+            if item is None and (wait_s := lull()):
+                item = self.take(min(wait_s, left_s))
+
+
+class MessageGroups:
+    """Takes what has come, a group at a time.
+
+    Args:
+        inbox: Where it waits.
+        ledger: What of it becomes durable.
+        handle: Handles one event.
+        is_over: Whether the round in hand ends as soon as its messages are handled.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        inbox: EventQueue,
+        ledger: Ledger,
+        handle: Callable[[Item], None],
+        is_over: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._inbox, self._ledger, self._handle = inbox, ledger, handle
+        self._is_over, self._clock = is_over, clock
+        self._settled = clock()
+
+    def take(self, timeout: float) -> None:
+        """Handles a group of what waits; commits it if anybody waits for that.
+
+        A round that is over takes its last receipts along as it is frozen.
+
+        Args:
+            timeout: Seconds to wait for the first event.
+        """
+        ledger = self._ledger
+        with together() as waiting:
+            for item in self._inbox.group(timeout, partial(self._lull_s, waiting)):
+                self._handle(item)
+                if ledger.promised >= GROUP or self._is_over():
+                    break
+            late = self._clock() - self._settled >= TELEMETRY_S
+            receipts = ledger.promised and not self._is_over()
+            if receipts or (late and ledger.unsettled):
+                if waiting:
+                    wake(waiting)  # what was asked for does not wait for the disk
+                ledger.settle()
+                self._settled = self._clock()
+
+    def _lull_s(self, waiting: dict[Waker, int]) -> float:
+        """Seconds that receipts wait for others; what else is to be said goes out."""
+        if not self._ledger.promised:
+            return 0.0
+        if waiting:
+            wake(waiting)
+        return LULL_S

@@ -88,13 +88,22 @@ class Publisher:
         if (boot, seq) != known[:2] and (boot != known[0] or seq > known[1]):
             self._heard[device] = boot, seq, self._clock()
 
-    def tell(self, device: str, message: Message, *, round_no: int = 0) -> None:
-        """Sends a message to one device."""
+    def tell(
+        self, device: str, message: Message, *, round_no: int = 0, packed: bytes = b""
+    ) -> None:
+        """Sends a message to one device.
+
+        Args:
+            device: Its name.
+            message: What it is told.
+            round_no: Of the round that the message is about.
+            packed: The message as `pack` makes it, where that was done before.
+        """
         topic = topics.inbox(self._federation, device)
         stale_s = STALE_S
         if isinstance(message, TaskOrder):
             stale_s = max(STALE_S, message.ttl_ms // 1000)
-        packet = self._pack(message, device, round_no, max(VALID_S, stale_s))
+        packet = self._pack(message, device, round_no, max(VALID_S, stale_s), packed)
         self._transport.publish(topic, packet, expires_s=stale_s)
 
     def announce(self, announcement: Announce) -> None:
@@ -237,7 +246,12 @@ class Publisher:
             self._transport.publish(topic, chunk, retain=keep, expires_s=LEFT_S)
 
     def _pack(
-        self, message: Message, destination: str, round_no: int, valid_s: int = 0
+        self,
+        message: Message,
+        destination: str,
+        round_no: int,
+        valid_s: int = 0,
+        packed: bytes = b"",
     ) -> bytes:
         self._seq += 1
         boot, seq, at = self._heard.get(destination, (0, 0, 0.0))
@@ -255,4 +269,4 @@ class Publisher:
             valid_s=valid_s + round(self._clock() - at) if answer else UNSET,
             key=self._key() or UNSET,
         )
-        return encode(header, message, sign=self._sign)
+        return encode(header, message, sign=self._sign, packed=packed)

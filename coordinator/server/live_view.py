@@ -78,7 +78,7 @@ class LiveView:
         rows = self._ledger.devices() if phase.startswith("waiting") else ()
         self.revoked = [row.name for row in rows if row.phase == "revoked"]
         now, controller = self._controller.round, self._controller
-        scores, deadline = self._ledger.scores(), controller.deadline
+        scores, deadline = self._ledger.scores(), controller.timing.deadline
         latest = max(scores, default=0)
         self._observe(
             FleetView(

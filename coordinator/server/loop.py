@@ -18,6 +18,7 @@ from coordinator.protocol.events import (
     EventQueue,
     Item,
     KeyRotated,
+    MessageGroups,
     TransportConnected,
     Unlinked,
 )
@@ -45,14 +46,12 @@ from coordinator.views.run_view import Observe
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.terminal import log_from_now_on
 from edge_sdk.transport.base import ReceivedMessage
-from edge_sdk.transport.client import together, wake
+from edge_sdk.transport.client import together
 from edge_sdk.wire import topics
 
 __all__ = ["Connect", "Server"]
 
 TICK_S = 0.5
-GROUP = 64  # receipts that share one commit at most
-TELEMETRY_S = 1.0  # progress that nobody waits for may be so much behind on the disk
 RETURN_S = 20.0  # a resumed run gives the fleet this long to come back before a round
 
 
@@ -89,7 +88,6 @@ class Server:
         self._settings, self._ledger, self._clock = settings, ledger, clock
         self._inbox = EventQueue(clock)
         self._stopping, self._phase = False, ""
-        self._settled = clock()
         epoch = ledger.next_epoch()
         self._log_rotated = begin_log(ledger, settings, identities)
         algorithm = load_algorithm(settings.algorithm)
@@ -148,6 +146,8 @@ class Server:
         made = self._global_model, self._evaluator, self._fleet, self._deliveries
         tests_of = tests, self._controller.timing
         self._end = RunEnd(ledger, *made, *tests_of, self._turn, clock, settings)
+        over = self._controller.is_over
+        self._groups = MessageGroups(self._inbox, ledger, self._handle, over, clock)
         self._transport.subscribe(*topics.heard_by_coordinator(name))
 
     # -- other threads -----------------------------------------------------------------
@@ -219,10 +219,14 @@ class Server:
         """Opens the next round when none is in hand; lets deadlines pass."""
         controller = self._controller
         controller.tick()
-        for no in controller.take_finished():
+        for no in (ended := controller.take_finished()):
             self._end.submit(no)
-        if controller.round is not None or self._end.reached:
-            return
+        if controller.round is None and not self._end.reached:
+            self._open_round()
+        if ended and controller.round is None:
+            self._ledger.settle()  # no tasks have taken the round's end along
+
+    def _open_round(self) -> None:
         wanted, here = self._settings.wait_for, len(self._fleet.joined())
         if here < wanted and (self._is_returning() or not self._ledger.rounds()):
             self._phase = self._view.waiting(wanted, here, linked=self._inbox.linked)
@@ -232,24 +236,13 @@ class Server:
             self._phase = self._statistics.phase
         elif here > len(pausing):
             with together():  # the round's orders
-                controller.open()
+                self._controller.open()
             self._view.due = self._clock()  # a round is seen, however short it is
             self._announce("running")
 
     def _take(self, timeout: float) -> None:
-        """Handles a group of what waits; commits it if anybody waits for that."""
         self._fleet.tick()
-        with together() as waiting:
-            for item in self._inbox.group(timeout):
-                self._handle(item)
-                if self._ledger.promised >= GROUP:
-                    break
-            late = self._clock() - self._settled >= TELEMETRY_S
-            if self._ledger.promised or (late and self._ledger.unsettled):
-                if waiting:
-                    wake(waiting)  # what was asked for does not wait for the disk
-                self._ledger.settle()
-                self._settled = self._clock()
+        self._groups.take(timeout)
 
     def _handle(self, item: Item) -> None:
         match item:
@@ -267,7 +260,8 @@ class Server:
                 self._receiver.announcements.rotated()
                 self._log_rotated()
             case EvaluationDone(round_no, density, metrics, worse):
-                self._ledger.record_score(round_no, density, metrics)
+                with self._ledger.together():
+                    self._ledger.record_score(round_no, density, metrics)
                 self._end.scored(round_no, density, worse)
 
     def _dismiss(self, device: str) -> None:

@@ -30,6 +30,7 @@ from edge_sdk.errors import (
     StateError,
     two_sentences,
 )
+from edge_sdk.transport.client import together
 from edge_sdk.wire.messages import Cancel, Wait
 
 __all__ = ["RoundCloser"]
@@ -93,6 +94,8 @@ class RoundCloser:
     def close(self, now: OpenRound, *, frozen: bool = False) -> None:
         """Aggregates a round's updates; a crash in here repeats it with the same bytes.
 
+        It is over once the next commit is done, which its caller sees to.
+
         Args:
             now: The round, closing.
             frozen: Whether its membership is fixed in the ledger.
@@ -105,7 +108,8 @@ class RoundCloser:
             # The members of a masked sum were fixed before it was unmasked.
             masked = no > 0 and self._settings.privacy.secure_aggregation
             if not (frozen or masked):
-                self._ledger.freeze(no, self._limit)
+                with together():  # the last receipts
+                    self._ledger.freeze(no, self._limit)
             rows, why = sound_rows(
                 self._ledger.frozen(no),
                 now.state.goal,
@@ -116,19 +120,24 @@ class RoundCloser:
             if why:
                 self.give_up(now, why)
                 return
-            name = self._global_model.grow(no, rows)
-            self._timing.watch.close(self._fleet.present())
-            self._judge(now.state)
-            self._ledger.finish(no, model=name)
-            keep_spent(self._ledger, self._settings)
-            keep = rounds_kept(self._settings)
-            old = keep if self._settings.keep_updates else 2
-            if old:
-                self._ledger.forget_blobs(no - old)
-            if keep:
-                self._ledger.fold(no - keep)
+            with self._ledger.together():  # with the next round's tasks, if it opens
+                name = self._global_model.grow(no, rows)
+                self._timing.watch.close(self._fleet.present())
+                self._judge(now.state)
+                self._ledger.finish(no, model=name)
+                keep_spent(self._ledger, self._settings)
+                self._let_go(no)
             self._aborts = self._failures = 0
             self.finished.append(no)
+
+    def _let_go(self, no: int) -> None:
+        """Deletes what an ended round leaves behind of those long before it."""
+        keep = rounds_kept(self._settings)
+        old = keep if self._settings.keep_updates else 2
+        if old:
+            self._ledger.forget_blobs(no - old)
+        if keep:
+            self._ledger.fold(no - keep)
 
     def give_up(self, now: OpenRound, why: str) -> None:
         """Aborts a round for want of updates: after many in a row, the next waits.
@@ -205,6 +214,7 @@ class RoundCloser:
     def _abort(self, no: int, now: OpenRound | None, why: str) -> None:
         name = f"round {no}" if no else "the warm-up"
         log.warning("%s aborted: %s", name, why, extra={"round": no})
+        self._ledger.settle()  # who was accepted up to now is told
         if now is not None:
             self._judge(now.state)
         self._timing.watch.close(self._fleet.present())

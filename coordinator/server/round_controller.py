@@ -107,17 +107,16 @@ class RoundController:
         """Number of the round in hand; 0 for the warm-up and between rounds."""
         return 0 if self.round is None else self.round.no
 
+    def is_over(self) -> bool:
+        """Return whether `tick` ends the round without waiting for anything."""
+        return self._due is not None and self._secure is None
+
     @property
     def phase(self) -> str:
         """Present phase of the run, in a few words."""
         if self.round is None:
             return "between rounds"
         return f"round {self.round_no}" if self.round_no else "warm-up"
-
-    @property
-    def deadline(self) -> float | None:
-        """Monotonic seconds at which the round is closed; None between rounds."""
-        return self.timing.deadline
 
     def take_finished(self) -> list[int]:
         """The rounds closed since this was asked last."""
@@ -273,7 +272,8 @@ class RoundController:
         device, order = part.task.device, part.order
         self._fleet.expect(device, self.timing.left_s())
         self._unheard[device] = self._clock() + gap_s, 2 * gap_s
-        self._publisher.tell(device, order, round_no=order.round_no)
+        packed = part.task.order_bytes
+        self._publisher.tell(device, order, round_no=order.round_no, packed=packed)
 
     def _say_again(self, now: OpenRound) -> None:
         """An order, or its acknowledgement, may have been lost."""

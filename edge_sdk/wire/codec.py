@@ -96,8 +96,16 @@ def tag_of(message: Message) -> str:
     return str(cast("Any", message).__struct_config__.tag)
 
 
-def encode(header: Header, message: Message, *, sign: Sign | None = None) -> bytes:
+def encode(
+    header: Header, message: Message, *, sign: Sign | None = None, packed: bytes = b""
+) -> bytes:
     """The envelope's bytes.
+
+    Args:
+        header: Of the message.
+        message: What is said.
+        sign: Signs the bytes that count.
+        packed: The message as `pack` makes it, where that was done before.
 
     Raises:
         LocalProtocolError: If they would pass `MAX_PACKET`, or header and message
@@ -108,7 +116,7 @@ def encode(header: Header, message: Message, *, sign: Sign | None = None) -> byt
             f"header says {header.type}, message is {tag_of(message)}"
         )
     head = pack(header)
-    body = pack(message)
+    body = packed or pack(message)
     signature = sign(_signed(head, body)) if sign else b""
     envelope = msgspec.msgpack.encode([VERSION, head, body, signature])
     if len(envelope) > MAX_PACKET:

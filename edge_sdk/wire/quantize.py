@@ -19,6 +19,7 @@ with correctly rounded operations only: equal input gives equal bytes everywhere
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
@@ -51,6 +52,7 @@ LEVEL = 3
 MAX_WINDOW = 8 << 20  # bytes; what the decoder may hold beside its output
 
 
+@lru_cache(maxsize=1024)  # asked for each layer of each update
 def encoded_size(codec: str, count: int) -> int:
     """Bytes of a tensor of `count` values.
 

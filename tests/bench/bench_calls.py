@@ -100,7 +100,8 @@ def traced_update(folder: Path) -> Trace:
             if statement == "COMMIT":  # the receipt comes after it
                 sys.setprofile(None)
 
-        server._handle = handled  # type: ignore[method-assign]
+        server._groups._handle = handled
+        server._groups._is_over = lambda: False  # as of any but the last update
         ledger._db.set_trace_callback(executed)
         device = threading.Thread(target=agent.run, kwargs={"until_done": True})
         device.start()

@@ -126,7 +126,7 @@ def apply(fault: Fault, fleet: Fleet) -> Callable[[], None]:  # noqa: C901 - one
         case "kill broker":
             fleet.kill_broker(again_after_s=back)
         case "die at a write" | "die at a receipt":
-            receipts = r"^commit .*server\.loop\._take"
+            receipts = r"^commit .*(server\.loop\._take|\.freeze)"
             fleet.once[target] = {
                 "die_at": abs(fault.amount),
                 "die": "before" if fault.amount > 0 else "after",

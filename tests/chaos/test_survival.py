@@ -110,16 +110,18 @@ def test_an_oversize_packet(make: Make) -> None:
 @pytest.mark.parametrize(
     ("where", "nth", "when"),
     [
-        (r"^commit .*server\.loop\._take", 2, "before"),
-        (r"^commit .*server\.loop\._take", 2, "after"),
+        (r"^commit .*(server\.loop\._take|\.freeze)", 2, "before"),
+        (r"^commit .*(server\.loop\._take|\.freeze)", 2, "after"),
         (r"^replace .*coordinator\.checkpoints\.models", 2, "before"),
-        (r"\.finish", 2, "after"),
+        (r"^commit .*\.issue_tasks", 2, "after"),
+        (r"^commit .*server\.loop\._go_on", 1, "before"),
     ],
     ids=[
         "before-commit",
         "after-commit-before-receipt",
         "while-closing",
         "just-after-closing",
+        "before-the-last-end",
     ],
 )
 def test_a_coordinator_killed(make: Make, where: str, nth: int, when: str) -> None:

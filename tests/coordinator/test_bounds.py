@@ -244,7 +244,7 @@ def test_whatever_a_device_says_the_coordinator_stays_and_deadlines_are_finite(
                 here.say("liar", message)
             here.clock.now += passes
             here.turn()
-            deadline = here.server._controller.deadline
+            deadline = here.server._controller.timing.deadline
             assert deadline is None or deadline <= here.clock.now + LONGEST_S
         for order in here.told("liar", TaskOrder):
             assert unpack(pack(order), TaskOrder).ttl_ms <= 1000 * LONGEST_S

@@ -3,12 +3,13 @@
 from edge_sdk.transport.client.packets import PublishPacket
 from edge_sdk.transport.client.paho_client import MAX_INCOMING, Client
 from edge_sdk.transport.client.sockets import connected, secured
-from edge_sdk.transport.client.waker import together, wake
+from edge_sdk.transport.client.waker import Waker, together, wake
 
 __all__ = [
     "MAX_INCOMING",
     "Client",
     "PublishPacket",
+    "Waker",
     "connected",
     "secured",
     "together",
