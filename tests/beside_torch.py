@@ -130,8 +130,8 @@ def _torch_steps(case: Case, mask: Mask, optimizer: str, clip: float) -> None:
         case.loss(case.model(case.inputs), case.targets).backward()  # type: ignore[no-untyped-call]
         for name in mask:
             gradient = case.model.get_parameter(name).grad
-            assert gradient is not None
-            gradient.mul_(torch.from_numpy(np.array(mask[name])))
+            if gradient is not None:  # the loss depends on it
+                gradient.mul_(torch.from_numpy(np.array(mask[name])))
         if clip:
             nn.utils.clip_grad_norm_(case.model.parameters(), clip)
         torch_optimizer.step()

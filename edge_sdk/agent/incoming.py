@@ -130,7 +130,7 @@ class IncomingMessages:
         """Notes what the coordinator advises, and says it to whoever reads the log."""
         match message:
             case Wait(ms, why):
-                back_at = self._clock() + ms / 1000
+                back_at = self._clock() + ms / 1000 if ms else 0.0
                 self._effects.hold = replace(self._effects.hold, back_at=back_at)
                 if why != self._advice:
                     self._advice = why

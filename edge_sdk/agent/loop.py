@@ -208,8 +208,9 @@ class Agent:
         """Seconds until somebody is asked again."""
         phase = self._session_effects.session.phase
         until = quiet_since + NUDGE_S[phase]
-        if phase is SessionPhase.IDLE:
-            until = max(until, self._session_effects.hold.back_at)
+        back_at = self._session_effects.hold.back_at
+        if phase is SessionPhase.IDLE and back_at > quiet_since:  # sooner or later
+            until = back_at
         return max(until - self._clock(), 0.01)
 
     def _handle(self, item: _Item) -> None:

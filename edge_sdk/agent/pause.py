@@ -44,12 +44,13 @@ def held(
         >>> held(first, warm, now=160.0)[0].back_at
         220.0
         >>> held(first, Go(), now=130.0)[0]
-        TrainingPause(why='', back_at=130.0)
+        TrainingPause(why='', back_at=0.0)
     """
     pausing = isinstance(verdict, Pause)
     told = now < hold.back_at if pausing else True
     if told and pausing == bool(hold.why):
         return None
-    why = verdict.why if isinstance(verdict, Pause) else ""
-    seconds = verdict.seconds if isinstance(verdict, Pause) else 0.0
+    if not isinstance(verdict, Pause):
+        return TrainingPause(), Wait(0, "")
+    seconds, why = verdict.seconds, verdict.why
     return TrainingPause(why, now + seconds), Wait(int(1000 * seconds), why)

@@ -33,6 +33,7 @@ def check(program: TrainingProgram) -> None:
     told, count = program.returns, len(program.evaluation.outputs)
     if len(told or ("",)) != count or (any(told) and len({*told, ""}) <= count):
         raise EngineError("the program's predictions and their names do not fit")
+    _check_computed(program)
     for constant in program.constants:
         _sane(constant.shape, "a constant")
         if len(constant.data) != _BYTES * math.prod(constant.shape):
@@ -54,6 +55,20 @@ def _check_shared(program: TrainingProgram) -> None:
             or further.count(at) > 1
         ):
             raise EngineError("the program's parameters of two names do not fit")
+
+
+def _check_computed(program: TrainingProgram) -> None:
+    own = dict(enumerate(program.parameters))
+    for at, groups in program.computed:
+        told = own.get(at)
+        if (
+            told is None
+            or told.buffer
+            or len(told.shape) < 2
+            or groups < 1
+            or told.shape[0] % groups
+        ):
+            raise EngineError("the program's computed weights do not fit")
 
 
 def _check_graph(

@@ -43,6 +43,8 @@ def pack_program(program: TrainingProgram) -> bytes:
         fields["shared"] = program.shared
     if program.returns:
         fields["returns"] = program.returns
+    if program.computed:
+        fields["computed"] = program.computed
     body = msgspec.msgpack.encode(fields)
     digest = hashlib.sha256(body).digest()
     version = _SHARED if program.shared else _PLAIN

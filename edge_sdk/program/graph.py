@@ -142,6 +142,10 @@ class TrainingProgram:
             under a further name; operations read the first.
         returns: Names of the predictions of a model that returns a dict; of one that
             returns a tuple an empty name for each; none where it returns one tensor.
+        computed: (number, groups) of each layer's weight that no operation of the
+            training graph has as its own in so many groups: what operations compute
+            with is made of it, or the loss does not depend on it. A mask may thin it
+            out all the same.
     """
 
     parameters: tuple[Parameter, ...]
@@ -150,6 +154,7 @@ class TrainingProgram:
     constants: tuple[Constant, ...] = ()
     shared: tuple[tuple[int, int], ...] = ()
     returns: tuple[str, ...] = ()
+    computed: tuple[tuple[int, int], ...] = ()
 
     def returned(self, outputs: Sequence[Any]) -> Any:
         """The evaluation graph's outputs in the form in which the model has them."""

@@ -182,15 +182,21 @@ class ParameterMemory:
         return found
 
     def _only_values(self) -> set[int]:
-        """Masked parameters that operations read as a value and not as a weight."""
+        """Masked parameters that operations read as a value, or that none reads."""
         own = self.program
-        return {
+        otherwise = {
             at
             for graph in (own.training, own.evaluation)
             for operation in graph.operations
-            for at in operation.parameters[:1]
-            if operation.name in {"repeat", "lengths"}
-            and own.slots[at].name in self.mask.layers
+            for at in operation.parameters
+            if operation.name not in {"repeat", "lengths"}
+        }
+        return {
+            at
+            for at, parameter in enumerate(own.parameters)
+            if parameter.name in self.mask.layers
+            and not parameter.buffer
+            and at not in otherwise
         }
 
     def _pattern(self, parameter: Parameter) -> NDArray[np.bool_]:

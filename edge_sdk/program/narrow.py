@@ -40,6 +40,7 @@ def narrow(program: TrainingProgram, shapes: Mapping[str, Shape]) -> TrainingPro
     found = replace(
         program,
         parameters=parameters,
+        computed=(),  # masks are drawn on whole layers
     )
     slots = program.slots, found.slots
     found = replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_sdk.program.file import unpack_program
 from edge_sdk.program.graph import TrainingProgram
 from edge_sdk.program.model import ProgramModel
-from edge_sdk.program.operations import operands, rule_of
+from edge_sdk.program.operations import groups_of_weights
 from edge_sdk.sparse import LayerShape, Mask
 
 __all__ = ["open_program", "program_layers"]
@@ -27,12 +27,8 @@ def open_program(
 
 def program_layers(program: TrainingProgram) -> tuple[LayerShape, ...]:
     """Weights that a mask can thin out, in the order of the program's parameters."""
-    groups: dict[int, int] = {}
-    for operation in program.training.operations:
-        rule = rule_of(operation)
-        if rule.weight is not None:
-            call = operands(operation, program.training, program.slots)
-            groups[operation.parameters[0]] = rule.weight(call)[1]
+    groups = groups_of_weights(program.training, program.slots)
+    groups.update(program.computed)
     return tuple(
         LayerShape(
             program.parameters[at].name, program.parameters[at].shape, groups[at]

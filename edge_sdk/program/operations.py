@@ -30,7 +30,7 @@ from edge_sdk.program.rules import (
     sequences,
 )
 
-__all__ = ["TABLE", "operands", "rule_of"]
+__all__ = ["TABLE", "groups_of_weights", "operands", "rule_of"]
 
 TABLE: Final[Mapping[str, Rule]] = {
     **layers.RULES,
@@ -62,6 +62,19 @@ def rule_of(operation: Op) -> Rule:
             remedy="Update flash-edge on the device, or train with the torch engine.",
         )
     return rule
+
+
+def groups_of_weights(
+    graph: Graph, parameters: tuple[Parameter, ...]
+) -> dict[int, int]:
+    """Groups of each parameter that an operation of a graph has as its own weight."""
+    found: dict[int, int] = {}
+    for operation in graph.operations:
+        rule = rule_of(operation)
+        if rule.weight is not None:
+            call = operands(operation, graph, parameters)
+            found[operation.parameters[0]] = rule.weight(call)[1]
+    return found
 
 
 def operands(

@@ -18,13 +18,10 @@ from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.parts.start import start_state
 from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.user_errors import blamed
+from edge_sdk.torch_modules.maskable import ROWS_OUT, TRANSPOSED, maskable_weights
 from edge_sdk.torch_modules.weight_norm import direction_of
 
 __all__ = ["first_kinds", "in_mode", "initial_state", "layers_of", "make_model"]
-
-_ROWS_OUT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def layers_of(
@@ -65,7 +62,7 @@ def layers_of(
     for name, parameter in held.items():
         owners[id(parameter)].append(name)
     # A layer whose weight is computed otherwise has no parameter of that name.
-    found = [(n, m) for n, m in _maskable(model) if n in held]
+    found = [(n, m) for n, m in maskable_weights(model) if n in held]
     known = {name for name, _ in found}
     unknown = sorted(dense_layers - known)
     if unknown:
@@ -80,7 +77,7 @@ def layers_of(
             continue
         # A head tied to an embedding is dense where the task names the head alone:
         # embeddings had no name to be dense by in 0.1.0.
-        if isinstance(module, _ROWS_OUT) or dense_layers.isdisjoint(names):
+        if isinstance(module, ROWS_OUT) or dense_layers.isdisjoint(names):
             layers.append(_layer(name, held[name], module, names, known))
     if not layers:
         raise TaskError(
@@ -93,35 +90,7 @@ def layers_of(
 
 def first_kinds(model: nn.Module) -> frozenset[str]:
     """Names of the weights that version 0.1.0 masked: Conv1d/2d/3d and Linear."""
-    return frozenset(n for n, m in _maskable(model) if isinstance(m, _ROWS_OUT))
-
-
-def _maskable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names of weights that a mask may act on, whether they are parameters or not."""
-    for path, module in model.named_modules(remove_duplicate=False):
-        head = f"{path}." if path else ""
-        if isinstance(module, (*_ROWS_OUT, *_TRANSPOSED)):
-            found = direction_of(module)
-            yield f"{head}{'weight' if found is None else found[0]}", module
-        elif _plain_lookup(module):
-            yield f"{head}weight", module
-        elif isinstance(module, _RECURRENT):
-            for name, _ in module.named_parameters(recurse=False):
-                if name.startswith("weight_"):
-                    yield f"{head}{name}", module
-        elif isinstance(module, nn.MultiheadAttention):
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter.dim() == 2:
-                    yield f"{head}{name}", module
-
-
-def _plain_lookup(module: nn.Module) -> bool:
-    """An embedding whose weights nothing but the optimizer changes, densely."""
-    return (
-        isinstance(module, nn.Embedding)
-        and module.max_norm is None
-        and not module.sparse
-    )
+    return frozenset(n for n, m in maskable_weights(model) if isinstance(m, ROWS_OUT))
 
 
 def make_model(task: Task, seed: int) -> nn.Module:
@@ -199,7 +168,7 @@ def _layer(
         )
     if not isinstance(groups, int):
         raise TaskError(f"{name} is not a plain parameter")
-    columns_out = isinstance(module, (*_TRANSPOSED, nn.Embedding))
+    columns_out = isinstance(module, (*TRANSPOSED, nn.Embedding))
     normed = direction_of(module)
     if normed is not None and normed[1] in {0, 1}:  # each norm is one of something
         columns_out = normed[1] == 1

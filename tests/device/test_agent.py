@@ -353,6 +353,17 @@ def test_a_chunk_that_never_came_is_asked_for(
     assert device.agent.dropped == 1
 
 
+def test_a_device_comes_back_sooner_than_it_would_by_itself_if_told_so(
+    device: Device, boss: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(loop.NUDGE_S, SessionPhase.IDLE, 1e6)
+    boss.hears(Hello)
+    boss.announce("running")
+    boss.hears(Hello)
+    boss.tell("pi-1", Wait(50, "its training program is being made"))
+    boss.hears(Hello)
+
+
 def test_rounds_of_others_do_not_keep_a_device_from_asking_again(
     boss: Coordinator, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,3 +241,44 @@ def test_a_model_without_a_program_leaves_boards_without_torch_out_and_trains_on
     for name in ("coordinator", "pi-1"):
         assert said in (fleet.folder / f"{name}.log").read_text()
     assert fleet.wait_end("pi-1") == 0, fleet.logs()  # it lived on to the end
+
+
+NORMED = """
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations, weight_norm
+
+class Standardised(nn.Conv1d):
+    def forward(self, x):
+        w = self.weight - self.weight.mean((1, 2), keepdim=True)
+        w = w / (w.std((1, 2), keepdim=True) + 1e-5)
+        return F.conv1d(x, w, self.bias, padding=1, groups=self.groups)
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Flatten(1, 2), parametrizations.weight_norm(nn.Conv1d(8, 12, 3)),
+            nn.ReLU(), Standardised(12, 12, 3, groups=4), nn.ReLU(),
+            weight_norm(nn.Conv1d(12, 12, 3)), nn.ReLU(),
+            nn.Flatten(), nn.Linear(48, 10))
+"""
+
+
+def test_computed_weights_train_without_torch_as_with_it(federation: Make) -> None:
+    fleet = federation(rounds=2)
+    boards_without_torch(fleet, *SMALL)
+    (fleet.folder / "normed_task.py").write_text(
+        BRANCHES.replace("branching:", "normed:").replace("branches", "normed")
+    )
+    (fleet.folder / "normed.py").write_text(NORMED)
+    for path in (fleet.run / "run.toml", *fleet.folder.glob("*.toml")):
+        text = path.read_text().replace('"digits"', '"normed_task:task"')
+        path.write_text(text)
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_devices()
+    assert fleet.wait_end() == 0, fleet.logs()
+    found = fleet.summary()
+    assert found["updates"] == {"0": 2, "1": 3, "2": 3}, fleet.logs()
+    engines = {d["name"]: d["engine"] for d in found["devices"]}
+    assert engines == {"pi-1": "program", "pi-2": "program", "orin-1": "masked"}
+    assert found["scores"]["2"]["0.4"]["loss"] < 3, fleet.logs()

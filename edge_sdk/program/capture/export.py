@@ -8,13 +8,11 @@ brings in torch's compiler: where programs are captured it costs seconds and mem
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import threading
 import warnings
 from collections import OrderedDict, namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,17 +26,18 @@ from edge_sdk.program.capture.calls import emit
 from edge_sdk.program.capture.constants import Constants
 from edge_sdk.program.capture.context import Builder
 from edge_sdk.program.capture.layout import PLAIN
-from edge_sdk.program.capture.limits import check_layers, known_limit
+from edge_sdk.program.capture.limits import check_layers, known_limit, quiet_torch
 from edge_sdk.program.capture.restated import WithoutChecks
 from edge_sdk.program.capture.steps import lone_loss
 from edge_sdk.program.check import check
 from edge_sdk.program.graph import Constant, Graph, Parameter, TrainingProgram
+from edge_sdk.program.operations import groups_of_weights
+from edge_sdk.torch_modules.maskable import maskable_weights
 
 __all__ = ["capture"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _OLDEST = (2, 6)
-_LOUD = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _MOST_WORDS = 200  # of torch's own message
 _EXPORTING = threading.Lock()  # torch.export fails in a thread while another exports
 _ROWS_OF = (tuple, list, namedtuple)  # noqa: PYI024 - torch's name of the kind
@@ -89,8 +88,22 @@ def capture(
     program = TrainingProgram(
         *(parameters, training, evaluation, tuple(held), shared, returns)
     )
+    program = replace(program, computed=_computed(model, program, places))
     check(program)
     return program
+
+
+def _computed(
+    model: nn.Module, program: TrainingProgram, places: dict[str, int]
+) -> tuple[tuple[int, int], ...]:
+    """The weights of layers that a mask may act on and no operation has as its own."""
+    own = groups_of_weights(program.training, program.slots)
+    groups = {
+        places[name]: getattr(layer, "groups", 1)
+        for name, layer in maskable_weights(model)
+        if name in places
+    }
+    return tuple((at, n) for at, n in sorted(groups.items()) if own.get(at) != n)
 
 
 def _parameter(name: str, entry: torch.Tensor, own: nn.Parameter | None) -> Parameter:
@@ -255,7 +268,7 @@ def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
             _EXPORTING,
             warnings.catch_warnings(),
             torch.random.fork_rng(devices=[]),
-            _quiet_torch(),
+            quiet_torch(),
             WithoutChecks(),
         ):
             warnings.simplefilter("ignore")
@@ -276,18 +289,3 @@ def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
             remedy="The torch engine trains this model; a program needs shapes and "
             "control flow that do not depend on values.",
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet_torch() -> Iterator[None]:
-    """Keep torch's own pages about a failed export out of log and terminal."""
-    loud = [logging.getLogger(name) for name in _LOUD]
-    levels = [logger.level for logger in loud]
-    for logger in loud:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loud, levels, strict=True):
-            logger.setLevel(level)

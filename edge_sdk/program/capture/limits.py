@@ -1,8 +1,12 @@
-"""Limits of programs, told before torch's exporter stumbles over them."""
+"""Limits of programs, told in words of ours instead of pages of torch's exporter."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import traceback
+from collections.abc import Iterator
 from typing import Any, Final
 
 from torch import nn
@@ -12,8 +16,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from edge_sdk.errors import EngineError
 
-__all__ = ["check_layers", "known_limit"]
+__all__ = ["check_layers", "known_limit", "quiet_torch"]
 
+_LOUD = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _CTC: Final = "programs have no CTC loss", "The torch engine trains this model."
 _PACKED: Final = (
     "the shape of packed sequences depends on values",
@@ -54,3 +59,18 @@ def known_limit(error: BaseException) -> tuple[str, str] | None:
     if packs or any(f.f_locals.get("batch_sizes") is not None for f in frames):
         return _PACKED
     return None
+
+
+@contextlib.contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Keep torch's own pages about a failed export out of log and terminal."""
+    loud = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loud]
+    for logger in loud:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loud, levels, strict=True):
+            logger.setLevel(level)
