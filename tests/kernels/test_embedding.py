@@ -64,7 +64,7 @@ def test_values_and_gradients_equal_autograd_with_any_number_of_threads(
     assert len(bits) == 1
     plain = found.movedim(-1, 1).reshape(-1, positions, columns)
     assert torch.equal(plain[:samples], y.detach().to(dtype))
-    assert not plain[samples:].any()
+    assert (plain[samples:] == plain[samples - 1]).all()  # nothing to divide by zero
     close = {"rtol": 1e-5 if dtype == torch.float32 else 1e-12, "atol": 1e-5}
     torch.testing.assert_close(gradient, weight.grad[pattern].to(dtype), **close)
 

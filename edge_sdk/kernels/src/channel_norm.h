@@ -98,14 +98,15 @@ inline void update_running(const Moments& m, double count, double momentum, real
   var = (real)((1 - momentum) * var + momentum * unbiased);
 }
 
-// The affine map of one block, lane by lane: zero in padded lanes.
+// The affine map of one block, lane by lane: padded ones too. They hold the last sample
+// again, and a zero there could be divided by.
 template <int L>
 struct LaneAffine {
   alignas(64) real scale[L], shift[L];
-  LaneAffine(const ChannelAffine& a, int valid) {
+  explicit LaneAffine(const ChannelAffine& a) {
     for (int l = 0; l < L; l++) {
-      scale[l] = l < valid ? a.scale : 0;
-      shift[l] = l < valid ? a.shift : 0;
+      scale[l] = a.scale;
+      shift[l] = a.shift;
     }
   }
 };

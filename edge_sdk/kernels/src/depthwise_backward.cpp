@@ -183,7 +183,7 @@ void backward_channel(const Arguments& q, const Work& k, int c) {
   int64_t input_step = in.step;
   if (q.copies) {
     for (int b = 0; b < d.blocks; b++) {
-      const LaneAffine<L> lanes(a, in.valid(b));
+      const LaneAffine<L> lanes(a);
       pad_plane<L>(xc + b * in.step, k.padded + b * g.padded_plane(), d.in_h, d.in_w, g.border,
                    plane_prologue<L>(q.before, lanes));
     }

@@ -8,9 +8,9 @@ namespace {
 
 // y = activation(y * scale + shift), in place.
 template <int L>
-void apply_after(const FeChannelNorm& n, const ChannelAffine& a, int valid, real* y,
+void apply_after(const FeChannelNorm& n, const ChannelAffine& a, real* y,
                  int64_t pixels) {
-  const LaneAffine<L> lanes(a, valid);
+  const LaneAffine<L> lanes(a);
   const PlanePrologue pro = plane_prologue<L>(&n, lanes);
   with_activation(n.activation, [&](auto activation) {
     prologue_row<L, activation>(y, nullptr, pro.scale, pro.shift, y, pixels);
@@ -35,7 +35,7 @@ int forward(const FeDepthwise& d, const DepthwiseShape& g, const FeChannelNorm* 
       ChannelAffine a{0, 1, 1, 0};
       if (before) a = measure<L>(d, *before, d.channels, c, in, xc);
       for (int b = 0; b < d.blocks; b++) {
-        const LaneAffine<L> lanes(a, in.valid(b));
+        const LaneAffine<L> lanes(a);
         const real* from = xc + b * in.step;
         if (copies) {
           pad_plane<L>(from, padded, d.in_h, d.in_w, g.border, plane_prologue<L>(before, lanes));
@@ -50,7 +50,7 @@ int forward(const FeDepthwise& d, const DepthwiseShape& g, const FeChannelNorm* 
         real* yo = y + o * g.out_plane();
         const ChannelAffine own = measure<L>(d, *after, outputs, o, out, yo);
         for (int b = 0; b < d.blocks; b++)
-          apply_after<L>(*after, own, out.valid(b), yo + b * out.step, out.pixels);
+          apply_after<L>(*after, own, yo + b * out.step, out.pixels);
       }
     }
   });

@@ -44,8 +44,10 @@ extern "C" int fe_embedding_forward(const FeStructure* s, const FeEmbedding* e,
       const ptrdiff_t at = (ptrdiff_t)b * e->positions + p;
       real* to = y + at * s->cols * lanes;
       std::memset(to, 0, (size_t)s->cols * lanes * sizeof(real));
-      for (int l = 0; l < valid_lanes(*e, b); l++) {
-        const int row = (int)tokens[at * lanes + l];
+      // Lanes behind the samples take what the last one takes: zeros could be divided by.
+      const int valid = valid_lanes(*e, b);
+      for (int l = 0; l < (valid ? lanes : 0); l++) {
+        const int row = (int)tokens[at * lanes + std::min(l, valid - 1)];
         with_columns(*s, [&](auto column) {
           for (int i = s->row_start[row]; i < s->row_start[row + 1]; i++)
             to[(ptrdiff_t)column[i] * lanes + l] = w[i];

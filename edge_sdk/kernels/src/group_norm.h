@@ -14,7 +14,6 @@ void prepare_group(const FeNorm& n, const real* x, const real* gamma, const real
   parallel_for(n.blocks * n.groups, n.threads, [&](int bg) {
     const int b = bg / n.groups, c0 = bg % n.groups * width;
     const real* p = x + ((int64_t)b * n.channels + c0) * n.pixels * L;
-    const int valid = std::min(n.lanes, n.samples - b * n.lanes);
     double s[L] = {}, q[L] = {};
     for (int64_t i0 = 0; i0 < values; i0 += kChunk / L) {
       const int64_t i1 = std::min(values, i0 + kChunk / L);
@@ -43,8 +42,8 @@ void prepare_group(const FeNorm& n, const real* x, const real* gamma, const real
       }
       const int64_t at = ((int64_t)b * n.channels + c) * L;
       for (int l = 0; l < L; l++) {
-        scale[at + l] = l < valid ? k[l] : 0;
-        shift[at + l] = l < valid ? o[l] : 0;
+        scale[at + l] = k[l];
+        shift[at + l] = o[l];
       }
     }
   });

@@ -3,18 +3,15 @@
 
 #include "fe_sequence.h"
 #include "lanes.h"
-#include "loss_sum.h"
 #include "support.h"
 
 namespace fe {
 namespace {
 
-// 1 / sqrt(var + eps) in valid lanes, 0 in padded ones.
+// 1 / sqrt(var + eps) in every lane: padded ones hold the last sample again.
 template <int L>
-void inverse(const FeLayerNorm& d, int block, const real* variance, real* istd) {
-  const int valid = valid_in_block(d.samples, L, block);
-  for (int l = 0; l < L; l++)
-    istd[l] = l < valid ? (real)(1 / std::sqrt((double)variance[l] + d.eps)) : real(0);
+void inverse(const FeLayerNorm& d, const real* variance, real* istd) {
+  for (int l = 0; l < L; l++) istd[l] = (real)(1 / std::sqrt((double)variance[l] + d.eps));
 }
 
 template <int L>
@@ -39,7 +36,7 @@ void forward(const FeLayerNorm& d, const real* x, const real* gamma, const real*
       store(variance + v * VL, squares * share);
     }
     real* inv = istd + (int64_t)row * L;
-    inverse<L>(d, row / d.rows, variance, inv);
+    inverse<L>(d, variance, inv);
     for (int i = 0; i < d.width; i++) FE_UNROLL for (int v = 0; v < NV; v++) {
         V t = (load<V>(from + i * L + v * VL) - load<V>(m + v * VL)) * load<V>(inv + v * VL);
         if (gamma) t = t * splat<V>(gamma[i]);

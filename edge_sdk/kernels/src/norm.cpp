@@ -32,7 +32,7 @@ ChannelAffine prepare_channel(const FeNorm& n, const BatchNorm& p, const real* x
   p.mean[c] = a.mean;
   p.istd[c] = a.istd;
   for (int b = 0; b < n.blocks; b++) {
-    const LaneAffine<L> lanes(a, planes.valid(b));
+    const LaneAffine<L> lanes(a);
     const int64_t at = ((int64_t)b * n.channels + c) * L;
     std::memcpy(p.scale + at, lanes.scale, sizeof lanes.scale);
     std::memcpy(p.shift + at, lanes.shift, sizeof lanes.shift);
