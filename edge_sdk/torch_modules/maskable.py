@@ -1,4 +1,4 @@
-"""Which weights of a module a mask may act on, by the kinds of its layers."""
+"""Weights of a module that a mask may act on, by the kinds of its layers."""
 
 from __future__ import annotations
 

@@ -138,5 +138,5 @@ def test_a_mask_on_what_is_no_weight_is_refused_with_its_name() -> None:
     model = nn.Sequential(*list(case.model), nn.BatchNorm1d(4))  # type: ignore[arg-type]
     case = replace(case, model=model)
     mask = Mask({"7.running_mean": torch.ones(1, 4).bool().numpy()})
-    with pytest.raises(EngineError, match="7.running_mean"):
+    with pytest.raises(EngineError, match=r"7\.running_mean"):
         open_program(pack_program(program_of(case)), mask)

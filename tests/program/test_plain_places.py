@@ -50,6 +50,21 @@ def largest(z: torch.Tensor) -> torch.Tensor:
     return best.values.expand(-1, 4) * F.one_hot(best.indices.squeeze(1), 4)
 
 
+def chosen(z: torch.Tensor) -> torch.Tensor:
+    share, which = F.softmax(z, 1).topk(2, 1)
+    gates = torch.zeros_like(z).scatter(1, which, share)
+    return (gates / gates.sum(1, keepdim=True))[:, :4]
+
+
+def softmax_of(z: torch.Tensor, rest: float) -> torch.Tensor:
+    largest, which = z.topk(2, 1)
+    return F.softmax(torch.full_like(z, rest).scatter(1, which, largest), 1)
+
+
+def places_in(z: torch.Tensor) -> torch.Tensor:
+    return (torch.sigmoid(z) * 3.99).long()
+
+
 def with_buffer(name: str, value: torch.Tensor, run: Run, **layers: Any) -> Case:
     case = plain(run, **layers)
     case.model.register_buffer(name, value)
@@ -144,6 +159,16 @@ MODELS: dict[str, Callable[[], Case]] = {
     "largest and its place": lambda: between(largest),
     "a hard choice": lambda: between(
         lambda z: z[:, :4] * (z[:, 4:].argmax(1, keepdim=True) + 1)
+    ),
+    "a mixture of the two largest": lambda: between(chosen),
+    "softmax of the two largest": lambda: between(
+        lambda z: softmax_of(z[:, :4], float("-inf"))
+    ),
+    "added up by place": lambda: between(
+        lambda z: torch.zeros(len(z), 4).scatter_add(1, places_in(z), z)
+    ),
+    "put into values": lambda: between(
+        lambda z: z.scatter(1, z[:, :2].argsort(1), torch.tanh(z[:, :2]))[:, :4]
     ),
     "by label": lambda: Case(
         nn.Linear(6, 4),
@@ -257,11 +282,17 @@ def test_norms_of_nothing_are_met() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], Case], str]] = {
-    "values of one's own": (
+    "values of another shape": (
         lambda: between(
             lambda z: torch.zeros_like(z).scatter_(1, z[:, :2].argsort(1), z)[:, :4]
         ),
-        r"scatter_.*puts more than a number into zeros",
+        r"scatter_.*places of another shape than the values",
+    ),
+    "a product of values": (
+        lambda: between(
+            lambda z: z.scatter(1, z[:, :8].long(), z, reduce="multiply")[:, :4]
+        ),
+        r"scatter.*puts values by multiply",
     ),
     "over the batch": (
         lambda: between(lambda z: (z - z.topk(2, dim=0)[0].mean(0))[:, :4]),

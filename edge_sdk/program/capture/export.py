@@ -27,7 +27,7 @@ from edge_sdk.program.capture.constants import Constants
 from edge_sdk.program.capture.context import Builder
 from edge_sdk.program.capture.layout import PLAIN
 from edge_sdk.program.capture.limits import check_layers, known_limit, quiet_torch
-from edge_sdk.program.capture.restated import WithoutChecks
+from edge_sdk.program.capture.restated import WithoutChecks, unchecked_distributions
 from edge_sdk.program.capture.steps import lone_loss
 from edge_sdk.program.check import check
 from edge_sdk.program.graph import Constant, Graph, Parameter, TrainingProgram
@@ -270,6 +270,7 @@ def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
             torch.random.fork_rng(devices=[]),
             quiet_torch(),
             WithoutChecks(),
+            unchecked_distributions(),
         ):
             warnings.simplefilter("ignore")
             return torch.export.export(module, batch)

@@ -9,6 +9,7 @@ from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, Layout
+from edge_sdk.program.capture.rows.rearranged.copies import strided
 from edge_sdk.program.capture.steps import constant, reshaped
 
 __all__ = ["layout_of", "number_of", "operand", "rank_of"]
@@ -46,9 +47,15 @@ def operand(builder: Builder, call: Node, node: fx.Node, layout: Layout) -> int:
         return tensor
     shape = builder.tensors[tensor].shape
     shape = (*[1] * (rank - len(shape)), *shape)
-    if shape[layout.axis] != 1:
-        raise builder.refused(call, f"a value {shape} that differs by sample")
     at = layout.axis
+    if shape[at] == builder.batch and not layout.extra:
+        # Made of parameters and of constants as long as the batch: the same for every
+        # sample, or the model would fit no other batch than that of the example.
+        whole = reshaped(builder, call, tensor, shape)
+        tensor = strided(builder, call, whole, at, 0, count=1)
+        shape = builder.tensors[tensor].shape
+    if shape[at] != 1:
+        raise builder.refused(call, f"a value {shape} that differs by sample")
     own_shape = (*shape[:at], *(1 for _ in layout.extra), *shape[at + 1 :])
     return reshaped(builder, call, tensor, own_shape)
 

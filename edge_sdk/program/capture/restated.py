@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["WithoutChecks"]
+__all__ = ["WithoutChecks", "unchecked_distributions"]
 
 _REDUCED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean": torch.mean,
@@ -52,3 +54,14 @@ class WithoutChecks(TorchFunctionMode):
         """The function's result, or that of its restatement."""
         del types
         return _RESTATED.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Distributions are made without a look at the values of their arguments."""
+    before: bool = Distribution._validate_args  # noqa: SLF001 - it has no other getter
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)

@@ -8,7 +8,8 @@ from typing import Final
 import torch
 
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.steps import reshaped, unary
+from edge_sdk.program.capture.operands import layout_of, operand
+from edge_sdk.program.capture.steps import expanded, reshaped, unary
 
 __all__ = ["ROWS"]
 
@@ -69,13 +70,19 @@ def _to(builder: Builder, call: Node) -> None:
 
 
 def _broadcast(builder: Builder, call: Node) -> None:
-    """Pass tensors of one shape on; losses ask for it before they compare."""
+    """Give tensors one shape; losses and distributions ask for it first."""
     nodes = call["tensors"]
-    places = [builder.place.get(node) for node in nodes]
-    shapes = {builder.tensors[p].shape for p in places if p is not None}
-    if None in places or len(shapes) != 1:
-        raise builder.refused(call, "tensors of different shapes")
-    builder.many[call.node] = tuple(p for p in places if p is not None)
+    shape = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+        *(node.meta["val"].shape for node in nodes)
+    )
+    own = Node(call.node, call.arguments, tuple(shape))
+    layout = layout_of(builder, own, nodes)
+    sample = builder.sample(own, layout)
+    builder.many[call.node] = tuple(
+        expanded(builder, own, operand(builder, own, node, layout), sample)
+        for node in nodes
+    )
+    builder.layouts[call.node] = layout
 
 
 def _item(builder: Builder, call: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -11,12 +12,13 @@ from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, PLAIN
-from edge_sdk.program.capture.operands import number_of
+from edge_sdk.program.capture.operands import number_of, operand
 from edge_sdk.program.capture.rows.matrices import multiplied
 from edge_sdk.program.capture.rows.rearranged.copies import strided, transposed
 from edge_sdk.program.capture.rows.rearranged.joins import joined
 from edge_sdk.program.capture.rows.reductions import summed
 from edge_sdk.program.capture.steps import combined, reshaped, unary
+from edge_sdk.program.graph import Shape
 
 __all__ = ["ROWS"]
 
@@ -158,9 +160,9 @@ def _gather(builder: Builder, call: Node) -> None:
     axis = builder.axis(call, "self", call["dim"])
     places, own = builder.value(call, "index")
     shape, wanted = builder.tensors[source].shape, builder.tensors[places].shape
-    alike = [n for a, n in enumerate(shape) if a != axis]
-    if own != layout or alike != [n for a, n in enumerate(wanted) if a != axis]:
+    if own != layout:
         raise builder.refused(call, "places of another shape than the values")
+    _check_alike(builder, call, shape, wanted, axis)
     builder.put(call, _numbered(builder, call, source, places, axis), layout)
 
 
@@ -191,38 +193,75 @@ def _rows_of(builder: Builder, call: Node, places: int, count: int) -> int:
     )
 
 
-def _marked(builder: Builder, call: Node) -> None:
-    """Scatter of a number into zeros: it stands at places that the batch brings."""
-    zeros, given = call["self"], call.get("value")
-    value = None if given is None else number_of(builder, given)
-    plain = zeros in builder.constants and not builder.constants.tensor(zeros).any()
-    if not plain or value is None or call.get("reduce") is not None:
-        raise builder.refused(call, "puts more than a number into zeros")
+def _scattered(builder: Builder, call: Node, *, adds: bool = False) -> None:
+    """Scatter: a number, or a tensor's values, to places that the batch brings.
+
+    Of several values for one place their sum stands there; torch takes any one of them.
+    """
+    reduced = call.get("reduce")
+    if reduced not in {None, "add"}:
+        raise builder.refused(call, f"puts values by {reduced}")
+    adds = adds or reduced == "add"
     places, layout = builder.value(call, "index")
     axis = builder.axis(call, "index", call["dim"])
     shape, wanted = builder.sample(call, layout), builder.tensors[places].shape
-    if any(n != m for a, (n, m) in enumerate(zip(shape, wanted, strict=True))
-           if a != axis):  # fmt: skip
-        raise builder.refused(call, "places of another shape than the values")
+    _check_alike(builder, call, shape, wanted, axis)
     if shape[axis] > _MOST_CLASSES:
         raise builder.refused(call, f"one of {shape[axis]} values by its place")
-    rank = len(shape)
-    order = [*(a for a in range(rank) if a != axis), axis]
-    places = transposed(builder, call, places, order)
-    found = _rows_of(builder, call, places, shape[axis])
-    found = summed(builder, call, found, [rank - 1], 1.0)
-    found = reshaped(builder, call, found, tuple(shape[a] for a in order))
-    if wanted[axis] > 1:  # a place may be named twice
-        found = unary(builder, call, "greater", found)
-    if value != 1:
+    order = [*(a for a in range(len(shape)) if a != axis), axis]
+    turned = transposed(builder, call, places, order)
+    rows = _rows_of(builder, call, turned, shape[axis])
+    marks = _summed_rows(builder, call, rows, axis)
+    if wanted[axis] > 1 and not adds:  # a place may be named twice
+        marks = unary(builder, call, "greater", marks)
+    given = call.get("value", call.get("src"))
+    value = number_of(builder, given)
+    found = marks
+    if value is None:
+        own = operand(builder, call, given, layout)
+        _check_alike(builder, call, builder.tensors[own].shape, wanted, -1)
+        own = transposed(builder, call, own, order)
+        own = reshaped(builder, call, own, (*builder.tensors[own].shape, 1))
+        own = combined(builder, call, "multiply", own, rows)
+        found = _summed_rows(builder, call, own, axis)
+    elif value != 1:
         found = unary(builder, call, "affine", found, value)
+    before = call["self"]
+    if before not in builder.constants or builder.constants.tensor(before).any():
+        base = operand(builder, call, before, layout)
+        if not adds:
+            free = unary(builder, call, "affine", marks, -1.0, 1.0)
+            base = combined(builder, call, "multiply", base, free)
+        found = combined(builder, call, "add", base, found)
+    builder.put(call, found, layout)
+
+
+def _summed_rows(builder: Builder, call: Node, rows: int, axis: int) -> int:
+    """Sums of rows of places, their axis back at its place."""
+    rank = len(builder.tensors[rows].shape) - 1
+    found = summed(builder, call, rows, [rank - 1], 1.0)
+    alike, count = (
+        builder.tensors[rows].shape[: rank - 1],
+        builder.tensors[rows].shape[rank],
+    )
+    found = reshaped(builder, call, found, (*alike, count))
     back = [*range(axis), rank - 1, *range(axis, rank - 1)]
-    builder.put(call, transposed(builder, call, found, back), layout)
+    return transposed(builder, call, found, back)
+
+
+def _check_alike(
+    builder: Builder, call: Node, one: Shape, two: Shape, axis: int
+) -> None:
+    """Refuses two shapes that differ along another axis than one."""
+    own = [n for a, n in enumerate(one) if a != axis]
+    if len(one) != len(two) or own != [n for a, n in enumerate(two) if a != axis]:
+        raise builder.refused(call, "places of another shape than the values")
 
 
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "index": _index,
     "index_select": _index_select,
     "gather": _gather,
-    "scatter": _marked,
+    "scatter": _scattered,
+    "scatter_add": partial(_scattered, adds=True),
 }
