@@ -7,11 +7,14 @@ added out of place, because a sum's inputs share one gradient.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from edge_sdk.program.graph import Graph, Op, Parameter
 from edge_sdk.program.operations import operands, rule_of
 from edge_sdk.program.rule import Operands, Rule
+from edge_sdk.program.rules.copies import copied_places
 
 __all__ = ["Schedule", "Step", "schedule"]
 
@@ -119,6 +122,7 @@ class _Scheduler:
         self.moved: set[int] = set()  # tensors that a trained parameter has a part in
         self.stash: dict[int, tuple[int, ...]] = {}
         self.gradient: dict[int, int] = {}
+        self.parts: set[int] = set()  # tensors whose gradient copies fill side by side
 
     def run(self) -> Schedule:
         for at, tensor in enumerate(self.graph.inputs):
@@ -134,9 +138,41 @@ class _Scheduler:
         if self.train:
             used = [p for o in self.graph.operations for p in o.parameters if p >= 0]
             self.done.shared = len(used) != len(set(used))
+            self.parts = self._side_by_side()
             for at, operation in reversed([*enumerate(self.graph.operations)]):
                 self._backward(at, operation)
+            self._begin_parts()
         return self.done
+
+    def _side_by_side(self) -> set[int]:
+        """Tensors that only copies read, no value twice: their gradients make one."""
+        readers: dict[int, list[Op]] = {}
+        for operation in self.graph.operations:
+            if not rule_of(operation).view:
+                for tensor in self._places(operation.inputs):
+                    readers.setdefault(tensor, []).append(operation)
+        found = set()
+        for tensor, of in readers.items():
+            if len(of) < 2 or any(o.name != "copy" for o in of):
+                continue
+            places = np.concatenate([copied_places(o).ravel() for o in of])
+            if len(np.unique(places)) == len(places):
+                found.add(tensor)
+        return found
+
+    def _begin_parts(self) -> None:
+        """The first copy into a gradient writes zeros where none of them does."""
+        for tensor in self.parts & set(self.gradient):
+            gradient = self.gradient[tensor]
+            steps = [
+                at for at, s in enumerate(self.done.steps) if gradient in s.d_inputs
+            ]
+            filled = sum(
+                self.done.sizes[self.done.steps[at].d_outputs[0]] for at in steps
+            )
+            for at in steps[filled < self.done.sizes[tensor] :]:
+                own = self.done.steps[at]
+                self.done.steps[at] = replace(own, ints=(*own.ints[:-1], 0))
 
     def _add(self, step: Step) -> None:
         self.done.steps.append(step)
@@ -187,9 +223,11 @@ class _Scheduler:
                 self._contribute(tensor, above[0])
             return
         below = tuple(
-            self.done.new(self.done.sizes[t]) if t in self.moved else _NONE
+            _NONE if t not in self.moved
+            else self.gradient[t] if t in self.parts and t in self.gradient
+            else self.done.new(self.done.sizes[t])
             for t in inputs
-        )
+        )  # fmt: skip
         moving = any(
             p >= 0 and self.parameters[p].trained for p in operation.parameters
         )
@@ -217,7 +255,7 @@ class _Scheduler:
         if gradient < 0 or tensor not in self.moved:
             return
         before = self.gradient.get(tensor)
-        if before is not None:
+        if before is not None and before != gradient:
             size = self.done.sizes[tensor]
             both = self.done.new(size)
             self._add(

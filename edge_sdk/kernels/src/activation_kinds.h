@@ -36,6 +36,18 @@ FE_INLINE Normal normal(V x) {
     return {half + half * error_function(x * constant<V>(0.70710678118654752440)), bell};
   }
 }
+// x times the normal distribution up to x, within 2.1e-7 of |x|: the distribution less a half is x
+// times a quotient of polynomials in x^2, fitted to the least largest error. An exponential costs
+// twice as much.
+FE_INLINE V gelu(V x) {
+  if constexpr (!kSingle) return x * normal(x).below;
+  const V end = constant<V>(5.3740115), t = clamp(x, -end, end), s = t * t;
+  const V over = polynomial(s, 2.35571669e-8, 6.36369123e-6, 1.63219811e-4, 4.64447076e-3,
+                            3.32531072e-2, 3.98942262e-1);
+  const V under = polynomial(s, 1.22179517e-6, 7.21030665e-5, 1.85277371e-3, 2.83128619e-2,
+                             2.50019312e-1, 1.0);
+  return x < -end ? V{} : x * (t * over / under + constant<V>(0.5));
+}
 FE_INLINE V gelu_argument(V x) {
   return constant<V>(0.79788456080286535588) * (x + constant<V>(0.044715) * x * x * x);
 }
@@ -74,7 +86,7 @@ struct Activation<FE_LEAKY_RELU> {  // a >= 0, so the output has the input's sig
 template <>
 struct Activation<FE_GELU> {
   static constexpr int kSaves = FE_SAVES_INPUT;
-  static FE_INLINE V value(V x, const Constants&) { return x * normal(x).below; }
+  static FE_INLINE V value(V x, const Constants&) { return gelu(x); }
   static FE_INLINE V gradient(V x, V dy, const Constants&) {
     const Normal n = normal(x);
     return dy * (n.below + x * constant<V>(0.39894228040143267794) * n.bell);

@@ -11,8 +11,9 @@
 namespace fe {
 namespace {
 
-// ints: six sizes of the result, six strides in the input, offset, values of the input.
-constexpr int kOffset = 2 * FE_COPY_DIMS, kValues = kOffset + 1;
+// ints: six sizes of the result, six strides in the input, offset, values of the input, whether
+// what the result lacks of them has a gradient of zero: else other copies write it.
+constexpr int kOffset = 2 * FE_COPY_DIMS, kValues = kOffset + 1, kFill = kValues + 1;
 
 bool copy_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
   const int64_t* n = at.ints.data();
@@ -49,7 +50,8 @@ int copy_forward(const Call& c) {
 int copy_backward(const Call& c) {
   if (!c.d_in(0)) return FE_OK;
   const FeCopy d = copy_of(c, 1);
-  if (d.elements[0] != d.elements[1]) fe_fill(d.elements[1] * c.blocks * c.lanes, 0, c.d_in(0));
+  if (c.at.ints[kFill] && d.elements[0] != d.elements[1])
+    fe_fill(d.elements[1] * c.blocks * c.lanes, 0, c.d_in(0));
   return fe_copy(&d, c.d_out(0), c.d_in(0));
 }
 
@@ -262,7 +264,7 @@ int widen_forward(const Call& c) {
 }  // namespace
 
 const Row kCopyRows[] = {
-    {"copy", kValues + 1, 0, copy_sizes, copy_forward, copy_backward},
+    {"copy", kFill + 1, 0, copy_sizes, copy_forward, copy_backward},
     {"join", 3, 0, join_sizes, join_forward, join_backward},
     {"repeat", 1, 0, repeat_sizes, repeat_forward, repeat_backward},
     {"lengths", 3, 0, lengths_sizes, lengths_forward, lengths_backward},

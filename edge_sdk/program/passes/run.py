@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edge_sdk.program.graph import Graph
+from edge_sdk.program.passes.copies import join_copies
 from edge_sdk.program.passes.depthwise import fuse_depthwise
 from edge_sdk.program.passes.fuse import fuse_activations, fuse_residuals
 from edge_sdk.program.passes.prologue import fuse_prologues
@@ -13,6 +14,7 @@ from edge_sdk.program.passes.prologue import fuse_prologues
 __all__ = ["PASSES", "optimized"]
 
 PASSES: Final[tuple[Callable[[Graph], Graph], ...]] = (
+    join_copies,
     fuse_residuals,
     fuse_activations,
     fuse_depthwise,

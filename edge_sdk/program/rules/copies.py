@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from edge_sdk.program.graph import Shape
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.program.graph import Op, Shape
 from edge_sdk.program.rule import Operands, Rule
 
-__all__ = ["AXES", "RULES"]
+__all__ = ["AXES", "RULES", "copied_places"]
 
 AXES: Final = 6
 _SIZES = tuple(f"size_{i}" for i in range(AXES))
@@ -31,8 +34,19 @@ def _copied(call: Operands) -> tuple[Shape, ...]:
 
 
 def _copy_arguments(call: Operands) -> tuple[int, ...]:
+    """The last one: a gradient begins at zero where the result has no value of it."""
     own = [call.ints[name] for name in (*_SIZES, *_STRIDES, "offset")]
-    return (*own, math.prod(call.inputs[0]))
+    return (*own, math.prod(call.inputs[0]), 1)
+
+
+def copied_places(operation: Op) -> NDArray[np.int64]:
+    """Where in its input each value of a copy lies, in the shape of the result."""
+    sizes, rest = operation.ints[:AXES], operation.ints[AXES:]
+    steps, (offset, axes) = rest[:AXES], rest[AXES:]
+    places = np.array(offset, np.int64)
+    for size, step in zip(sizes, steps, strict=True):
+        places = places[..., None] + np.arange(size, dtype=np.int64) * step
+    return places.reshape(sizes[AXES - axes :])
 
 
 def _joined(call: Operands) -> tuple[Shape, ...]:
