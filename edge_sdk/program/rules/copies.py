@@ -40,7 +40,7 @@ def _copy_arguments(call: Operands) -> tuple[int, ...]:
 
 
 def copied_places(operation: Op) -> NDArray[np.int64]:
-    """Where in its input each value of a copy lies, in the shape of the result."""
+    """Places in its input of each value of a copy, in the shape of the result."""
     sizes, rest = operation.ints[:AXES], operation.ints[AXES:]
     steps, (offset, axes) = rest[:AXES], rest[AXES:]
     places = np.array(offset, np.int64)
