@@ -50,6 +50,17 @@ class Commits:
         """Promises that wait for the next commit."""
         return len(self._promises)
 
+    def begin(self) -> None:
+        """Begins a group where none is open, as its first write would.
+
+        Raises:
+            StateError: As `joined`.
+        """
+        try:
+            self._begin()
+        except sqlite3.Error as error:
+            raise self._break(error) from error
+
     @contextmanager
     def joined(self) -> Iterator[sqlite3.Connection]:
         """Writes as a part of the open group; all of the part or nothing of it.

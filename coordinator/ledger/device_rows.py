@@ -94,16 +94,17 @@ class RefusalRow:
     kind: str
 
 
-def read(kind: type[T], row: Mapping[str, Any], /, **more: object) -> T:
+def read(kind: type[T], row: Any, /, **more: object) -> T:
     """Read a row into a frozen value; columns without a field are left out.
 
     Raises:
         ValueError: If a column holds what its field cannot.
     """
+    # Unpacked by `**`, a row of SQLite looks for each of its names among all of them.
+    named = row if isinstance(row, Mapping) else zip(row.keys(), row, strict=True)
+    columns = dict(named) | more
     try:
-        return msgspec.convert(
-            {**row, **more}, kind, strict=False, builtin_types=(bytes,)
-        )
+        return msgspec.convert(columns, kind, strict=False, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
 

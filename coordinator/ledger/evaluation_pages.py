@@ -114,7 +114,7 @@ class EvaluationPages(LogPages):
             "ORDER BY t.round DESC LIMIT 1",
             (device,),
         ).fetchone()
-        return None if row is None else read(TaskRow, dict(row), round_no=row["round"])
+        return None if row is None else read(TaskRow, row, round_no=row["round"])
 
     def _has_evaluations(self) -> bool:
         """Return whether the table is there: who only reads makes none."""

@@ -213,11 +213,17 @@ class FleetPages(LogPages):
             told = {"density": density, "metrics": dict(metrics)}
             self._append(db, "scores", round_no, told)
 
-    def scores(self) -> dict[int, dict[float, dict[str, float]]]:
-        """Every evaluation: round, density, metric."""
+    def last_scored(self) -> int:
+        """The last round with an evaluation; 0 before one."""
+        row = self._db.execute("SELECT max(round) AS no FROM scores").fetchone()
+        return int(row["no"] or 0)
+
+    def scores(self, since: int = 0) -> dict[int, dict[float, dict[str, float]]]:
+        """Every evaluation from a round on: round, density, metric."""
         found: dict[int, dict[float, dict[str, float]]] = {}
         for row in self._db.execute(
-            "SELECT * FROM scores ORDER BY round, density DESC"
+            "SELECT * FROM scores WHERE round >= ? ORDER BY round, density DESC",
+            (since,),
         ):
             found.setdefault(row["round"], {})[row["density"]] = floats_from_json(
                 row["metrics"]

@@ -116,27 +116,27 @@ class RoundPages(RoundRecords):
             StateError: If the disk refuses; nothing is promised then.
         """
         blob = blob or sha256(content).hexdigest()
-        with self._commits.joined() as db:
-            place = self._updates.append(task.round_no, content, blob)
-            db.execute(
-                "INSERT INTO updates (task, round, device, blob, size, examples, norm, "
-                "metrics, accepted, place) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
-                "WHERE (SELECT phase FROM rounds WHERE no = ?) = 'run' "
-                "ON CONFLICT DO NOTHING",
-                (
-                    *(task.id, task.round_no, task.device),
-                    *(blob, len(content), examples, norm),
-                    msgspec.json.encode(metrics).decode(),  # finite, by the gate
-                    *(now(), place, task.round_no),
-                ),
-            )
-            # Only with a row: a task that came after the freeze stays expired.
-            done = db.execute(
-                "UPDATE tasks SET phase = 'accepted' WHERE id = ? "
-                "AND EXISTS (SELECT 1 FROM updates WHERE task = ?)",
-                (task.id, task.id),
-            )
-            if signed is not None:
+        # Without a savepoint: what can be refused is refused before the first row.
+        self._commits.begin()
+        place = self._updates.append(task.round_no, content, blob)
+        write = self._commits.write
+        write(
+            "INSERT INTO updates (task, round, device, blob, size, examples, norm, "
+            "metrics, accepted, place) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
+            "WHERE (SELECT phase FROM rounds WHERE no = ?) = 'run' "
+            "ON CONFLICT DO NOTHING",
+            *(task.id, task.round_no, task.device, blob, len(content), examples, norm),
+            msgspec.json.encode(metrics).decode(),  # finite, by the gate
+            *(now(), place, task.round_no),
+        )
+        # Only with a row: a task that came after the freeze stays expired.
+        done = write(
+            "UPDATE tasks SET phase = 'accepted' WHERE id = ? "
+            "AND EXISTS (SELECT 1 FROM updates WHERE task = ?)",
+            *(task.id, task.id),
+        )
+        if signed is not None:
+            with self._commits.joined() as db:
                 self._keep_offer(db, task.id, blob, signed)
         return done.rowcount == 1
 
@@ -297,4 +297,4 @@ def _expire(db: sqlite3.Connection, no: int) -> None:
 
 
 def _task(row: sqlite3.Row) -> TaskRow:
-    return read(TaskRow, dict(row), round_no=row["round"])
+    return read(TaskRow, row, round_no=row["round"])

@@ -78,8 +78,8 @@ class LiveView:
         rows = self._ledger.devices() if phase.startswith("waiting") else ()
         self.revoked = [row.name for row in rows if row.phase == "revoked"]
         now, controller = self._controller.round, self._controller
-        scores, deadline = self._ledger.scores(), controller.timing.deadline
-        latest = max(scores, default=0)
+        latest, deadline = self._ledger.last_scored(), controller.timing.deadline
+        scores = self._ledger.scores(since=latest)
         self._observe(
             FleetView(
                 phase=controller.phase if now else phase,

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 EXTENDED = "extended"  # key of the ledger: to how many rounds, and after which one
 LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
+LATE = 50  # rounds by which the scores of one may be late, and count for patience
 EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
 
 
@@ -70,6 +71,7 @@ class RunEnd:
         after = extended_after(ledger)
         self._best = BestModels(rule, LoggedBest(ledger), self._keep, after)
         # The last round whose model the evaluator was given, and that model.
+        self._seen = 0  # the scores of all rounds before it were looked at
         self._submitted, self._model = 0, (global_model.model, global_model.family)
         self._ledger, self._global_model = ledger, global_model
         self._evaluator = evaluator
@@ -110,7 +112,7 @@ class RunEnd:
         model, family = self._model
         if self._rounds or no != self._submitted or model is None or family is None:
             return
-        found = self._ledger.scores().get(no, {})
+        found = self._ledger.scores(since=no).get(no, {})
         if set(found) >= set(family.masks):
             log_models(
                 *(self._ledger, no),
@@ -141,7 +143,9 @@ class RunEnd:
         def missing() -> set[float]:
             if not self._evaluator.scores:
                 return set()
-            return set(family.masks) - set(self._ledger.scores().get(last, {}))
+            return set(family.masks) - set(
+                self._ledger.scores(since=last).get(last, {})
+            )
 
         if missing() and self._submitted != last:
             self._evaluator.submit(last, model, family)
@@ -188,10 +192,12 @@ class RunEnd:
     def _look(self, *, waits: bool = True) -> None:
         """Look for a better model among those whose scores will not change any more."""
         done = [r.no for r in self._ledger.rounds() if r.phase is RoundPhase.DONE]
-        scores = self._scores()
         if self._evaluator.scores:  # one scale: not here and there by turns
-            scores = self._ledger.scores()
-        elif waits:
+            scores = self._ledger.scores(self._seen)
+            self._seen = max(0, (done or [0])[-1] - LATE)
+        else:
+            scores = self._scores()
+        if waits and not self._evaluator.scores:
             asked = {t.device for no in done[-1:] for t in self._ledger.tasks(no)}
             rows = [r for no in done[-2:-1] for r in self._ledger.evaluations(no)]
             known = answered_rounds(done, asked, {row.device for row in rows})

@@ -144,6 +144,7 @@ def chunk(federation: str, blob: str, index: int) -> str:
     return f"{_prefix(federation)}/m/{blob}/{index}"
 
 
+@lru_cache(maxsize=PARSED)
 def inbox(federation: str, device: str) -> str:
     """Topic of the messages to one device."""
     return f"{_prefix(federation)}/d/{check_id(device, what='device')}/in"
