@@ -21,6 +21,7 @@ from edge_sdk.errors import ExportError
 from edge_sdk.infer.input_parts import apart_inputs
 from edge_sdk.tasks.trial_step import tensors_of
 from export.modules.exporter_errors import advice_for, reason_of
+from export.modules.torch_bags import BAGS
 from export.modules.torch_cells import CELLS
 from export.modules.torch_more import MORE
 from export.modules.torch_pools import POOLS
@@ -46,6 +47,9 @@ _IR_VERSION = 8  # of opset 18 (onnx 1.13): onnxruntime reads it since 1.14
 
 Batch: TypeAlias = Literal["1", "dynamic"]
 Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
+
+
+_TRANSLATIONS: Translations = {**TRANSLATIONS, **POOLS, **MORE, **BAGS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +189,7 @@ def _exported(
                 optimize=False,
                 opset_version=OPSET,
                 dynamic_shapes=None if batch == "1" else free,
-                custom_translation_table={**TRANSLATIONS, **POOLS, **MORE, **cells},
+                custom_translation_table={**_TRANSLATIONS, **cells},
                 verbose=False,
             )
             if program is not None:

@@ -51,6 +51,12 @@ def advice_for(reason: str) -> str:
             "What forward computes may not depend on values by an if, a loop or "
             ".item(): write it with torch.where, or torch.cond."
         )
+    if any(name in said for name in ("linalg", "_svd", "cholesky", "lu_")):
+        return (
+            "Inverses, solutions and decompositions are none of ONNX's operations: "
+            "compute those of constants before forward, into a buffer, and those of "
+            "inputs in the program; torch.linalg.det, products and norms are exported."
+        )
     if "hasnoforminonnx" in said:
         return (
             "Write it with other operations (products, sums, reductions), or end the "

@@ -31,6 +31,8 @@ from export.rebuild import Source
 __all__ = ["from_module"]
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.q")
+# What torch's quantisation replaces with quantised ones later.
+_FLOATS = {"FloatFunctional", "FXFloatFunctional"}
 _OTHER_DTYPE = re.compile(r"(same|different) dtype|expected scalar type")
 _TRIED = 3  # examples: an axis of 3 is hardly one of the model's own
 
@@ -119,9 +121,10 @@ def _inner(model: object, name: str) -> nn.Module:
 
 def _check_python(model: nn.Module, name: str) -> None:
     for key, part in model.named_modules():
-        if type(part).__module__.startswith(_QUANTISED):
+        kind = type(part)
+        if kind.__module__.startswith(_QUANTISED) and kind.__name__ not in _FLOATS:
             raise ExportError(
-                f"{name}{key and f': {key}'} is a quantised {type(part).__name__}, "
+                f"{name}{key and f': {key}'} is a quantised {kind.__name__}, "
                 "whose weights are no floats any more",
                 remedy="Give the model before torch quantised it, and take a format "
                 "that rounds: onnx-int8, onnx-fp16, native-int8.",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.ao.quantization import FakeQuantizeBase, ObserverBase
 from torch.nn.utils import (
     parametrize,
     prune,
@@ -55,7 +57,9 @@ def permanent(
             remedy="Take what is no tensor or plain value (a lock, an open file) out "
             "of its attributes.",
         ) from error
+    watched = _without_observers(copy)
     masks = _made_permanent(copy)
+    _as_real_parts(copy)
     kinds = {str(t.dtype).removeprefix("torch.") for _, t in _floats(copy)}
     copy = copy.float()
     for key, tensor in _floats(copy):
@@ -67,8 +71,38 @@ def permanent(
         if isinstance(module, _KINDS) and key in state:
             patterns[key] = masks.get(key, state[key].numpy() != 0)
     others = ", ".join(sorted(kinds - {"float32"}))
-    notes = (f"{others} weights are exported as float32",) if others else ()
-    return frozen(copy), patterns, notes
+    notes = [f"{others} weights are exported as float32"] if others else []
+    if watched:
+        notes.append(f"{watched} observers of quantisation are left out")
+    return frozen(copy), patterns, tuple(notes)
+
+
+def _without_observers(copy: nn.Module) -> int:
+    """Takes out what measures or imitates rounding, and how many there were."""
+    count = 0
+    for module in list(copy.modules()):
+        for key, child in list(module.named_children()):
+            if isinstance(child, ObserverBase | FakeQuantizeBase):
+                setattr(module, key, nn.Identity())
+                count += 1
+    return count
+
+
+def _as_real_parts(copy: nn.Module) -> None:
+    """Lets complex buffers be views of real ones, which a model file can hold."""
+    for module in list(copy.modules()):
+        own = [(n, b) for n, b in module.named_buffers(recurse=False) if b.is_complex()]
+        for name, buffer in own:
+            parts = f"{name}_parts"
+            delattr(module, name)
+            module.register_buffer(parts, torch.view_as_real(buffer).clone())
+            view = property(partial(_complex_view, parts))
+            kind = type(module)
+            module.__class__ = type(kind.__name__, (kind,), {name: view})
+
+
+def _complex_view(parts: str, module: nn.Module) -> torch.Tensor:
+    return torch.view_as_complex(getattr(module, parts))
 
 
 def _check_form(name: str, key: str, tensor: torch.Tensor) -> None:
@@ -83,11 +117,13 @@ def _check_form(name: str, key: str, tensor: torch.Tensor) -> None:
             remedy="Load the weights onto the CPU first: "
             "model.to_empty(device='cpu'), then load_state_dict.",
         )
-    if tensor.is_complex() or tensor.layout is not torch.strided:
-        kind = tensor.dtype if tensor.is_complex() else tensor.layout
+    weight = isinstance(tensor, nn.Parameter)
+    if (tensor.is_complex() and weight) or tensor.layout is not torch.strided:
+        kind = tensor.layout if tensor.layout is not torch.strided else tensor.dtype
         raise ExportError(
             f"{name}: {key} is {kind}, which has no form in a model file",
-            remedy="Give real dense tensors; a sparse one has .to_dense().",
+            remedy="Give dense tensors: a sparse one has .to_dense(), a complex one "
+            "torch.view_as_real(...), of which forward takes torch.view_as_complex.",
         )
 
 

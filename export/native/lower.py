@@ -24,10 +24,6 @@ _NEAREST = {
         ("Loop", "If", "Scan"), "a loop over a recurrent cell is supported, and Where"
     ),
     **dict.fromkeys(
-        ("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitShift"),
-        "comparisons, and, or, not and remainders are supported",
-    ),
-    **dict.fromkeys(
         ("RandomUniformLike", "RandomNormalLike", "RandomUniform", "RandomNormal",
          "Bernoulli", "Dropout"),
         "an exported model has no random numbers",

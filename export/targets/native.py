@@ -96,7 +96,8 @@ def _round(
             continue
         name, array = weight.layer, plain[weight.layer]
         if users[name] > 1:
-            name = node.input[1] = f"{weight.layer} of {weight.output}"
+            at = 0 if node.op_type == "Gather" else 1
+            name = node.input[at] = f"{weight.layer} of {weight.output}"
             replace_array(model, name, array)
         if not scale.size:
             continue
@@ -126,7 +127,7 @@ def _stored(
         seen = array.reshape(groups, -1, *array.shape[1:])
         each = scale.reshape(groups, 1, array.shape[1], *[1] * (array.ndim - 2))
     else:
-        seen = array.T if by_column else array
+        seen = array.T if by_column else array  # of a table rows have them
         each = scale.reshape(-1, *[1] * (seen.ndim - 1))
     back = _back(seen, each)
     stored: NDArray[np.float32] = back.T if by_column else back.reshape(array.shape)

@@ -149,3 +149,30 @@ def test_the_table_of_an_embedding_is_stored_in_half() -> None:
     ids = np.random.default_rng(0).integers(0, 300, (8, 4))
     made = export.build(table, formats=("onnx", "onnx-fp16"), calibration=ids)
     assert made["onnx-fp16"].file_bytes < 0.6 * made["onnx"].file_bytes
+
+
+def test_tables_are_rounded_row_by_row(tmp_path: Path) -> None:
+    """Rows of many sizes; a table that two lookups share is rounded for both."""
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(200, 16)
+            with torch.no_grad():
+                self.table.weight *= torch.logspace(-3, 1, 200)[:, None]
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            first, rest = self.table(ids), self.table((ids + 7) % 200)
+            return torch.cat([first, rest], -1)
+
+    torch.manual_seed(0)
+    model = Words()
+    ids = np.arange(200).reshape(-1, 1)
+    made = export.build(
+        model, tmp_path, formats=("native", "native-int8"), calibration=ids
+    )
+    exact, rounded = (export.load(path)(ids) for path in made.files.values())
+    off = np.abs(exact - rounded).max(-1) / np.abs(exact).max(-1)
+    assert 1e-4 < off.max() <= 1 / 127  # half a step of each row's own scale
+    assert made.sizes["native"] - made.sizes["native-int8"] > 200 * 16 * 2
+    export.verify(made.files["native-int8"], model, calibration=ids)

@@ -39,6 +39,29 @@ def of_whole(kind: str, *constants: float, **how: Any) -> Any:
     return nodes, arrays, IMAGE
 
 
+def not_of_bits() -> Any:
+    nodes = [
+        node("Mul", ["input", "many"], ["m"]),
+        node("Cast", ["m"], ["x"], to=7),
+        node("BitwiseNot", ["x"], ["w"]),
+        node("Cast", ["w"], ["output"], to=1),
+    ]
+    return nodes, {"many": np.float32(400)}, IMAGE
+
+
+def shifted(direction: str) -> Any:
+    """Bits of whole numbers above zero, by others."""
+    nodes = [
+        node("Mul", ["input", "many"], ["m"]),
+        node("Abs", ["m"], ["a"]),
+        node("Cast", ["a"], ["x"], to=13),
+        node("BitShift", ["x", "by"], ["w"], direction=direction),
+        node("Cast", ["w"], ["output"], to=1),
+    ]
+    by = np.array([0, 1, 3, 7, 9], np.uint64)
+    return nodes, {"many": np.float32(400), "by": by}, IMAGE
+
+
 def bounded(kind: str, factor: float, shift: float) -> Any:
     """A function that takes numbers of a part of the line."""
     nodes = [
@@ -99,6 +122,14 @@ CASES: dict[str, Any] = {
     "whole mod of a negative one": of_whole("Mod", -7),
     "whole rest": of_whole("Mod", fmod=1),
     "whole quotient": of_whole("Div"),
+    **{
+        f"{kind} {constants}": of_whole(kind, *constants)
+        for kind in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")
+        for constants in ((), (0,), (12,), (-7,), (3, -1, 0, 2**24 - 1, -(2**24)))
+    },
+    "not of bits": not_of_bits(),
+    "bits to the left": shifted("LEFT"),
+    "bits to the right": shifted("RIGHT"),
     "whole quotient of a constant": of_whole("Div", 3),
     "float rest": one("Mod", IMAGE, np.float32(0.7), fmod=1),
     "xor": truths(),

@@ -187,13 +187,83 @@ def test_images_that_a_reshape_put_into_the_batch_are_sampled() -> None:
     compare(model_of(nodes, arrays, (8, 3, 5)), (8, 3, 5), limit=5e-6)
 
 
-def test_volumes_are_not_sampled() -> None:
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_volumes_are_sampled(mode: str) -> None:
+    for padding, corners in product(PADDINGS, (0, 1)):
+        nodes = [
+            node("Reshape", ["input", "volume"], ["x"]),
+            node(
+                *("GridSample", ["x", "grid"], ["y"]),
+                mode=mode,
+                padding_mode=padding,
+                align_corners=corners,
+            ),
+            node("Flatten", ["y"], ["output"], axis=0),
+        ]
+        arrays = {"volume": ints(1, 2, 3, 4, 5), "grid": array(1, 2, 3, 2, 3) * 0.8}
+        compare(model_of(nodes, arrays, (6, 4, 5)), (6, 4, 5), limit=5e-6)
+
+
+# ------------------------------------------------------------- places of windows
+
+
+@pytest.mark.parametrize(
+    ("shape", "how"),
+    [
+        ((4, 6, 8), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ((4, 7, 9), {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]}),
+        ((3, 8, 7), {"kernel_shape": [2, 2], "dilations": [2, 3]}),
+        ((3, 7, 7), {"kernel_shape": [3, 3], "strides": [3, 3], "ceil_mode": 1}),
+        ((3, 9), {"kernel_shape": [3], "strides": [2], "pads": [1, 1]}),
+    ],
+)
+def test_windows_give_their_places_as_onnxruntimes(
+    shape: tuple[int, ...], how: dict[str, Any]
+) -> None:
+    """Of equal values, which rounding makes here, the first counts."""
+    nodes = [
+        node("Round", ["input"], ["x"]),
+        node("MaxPool", ["x"], ["largest", "places"], **how),
+        node("Cast", ["places"], ["numbers"], to=1),
+        node("Concat", ["largest", "numbers"], ["output"], axis=1),
+    ]
+    compare(model_of(nodes, {}, shape), shape, limit=0)
+
+
+class Unpooled(nn.Module):
+    """Windows' largest values back at their places, as a segmentation does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.down, self.up = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pool = {"kernel_size": 2, "return_indices": True}
+        small, first = nn.functional.max_pool2d(self.down(x), **pool)
+        less, second = nn.functional.max_pool2d(small.tanh(), **pool)
+        more = nn.functional.max_unpool2d(less, second, 2)
+        found: torch.Tensor = self.up(nn.functional.max_unpool2d(more, first, 2))
+        return found
+
+
+def test_values_go_back_to_the_places_of_their_windows() -> None:
+    made = export.build(
+        Unpooled(), formats=("onnx-sparse", "native"), input_shape=(3, 8, 12)
+    )
+    for one in made.values():
+        assert one.findings.parity is not None
+        assert one.findings.parity.max_relative <= 1e-5
+
+
+def test_places_of_volumes_windows_are_refused() -> None:
     nodes = [
         node("Reshape", ["input", "volume"], ["x"]),
-        node("GridSample", ["x", "grid"], ["output"], mode="linear"),
+        node("MaxPool", ["x"], ["y", "places"], kernel_shape=[2, 2, 2]),
+        node("Cast", ["places"], ["output"], to=1),
     ]
-    arrays = {"volume": ints(1, 2, 3, 4, 5), "grid": array(1, 2, 2, 2, 3)}
-    with pytest.raises(ExportError, match=r"GridSample .* images are supported"):
+    arrays = {"volume": ints(1, 2, 3, 4, 5)}
+    with pytest.raises(ExportError, match=r"MaxPool .* gives places of volumes"):
         lower(model_of(nodes, arrays, (6, 4, 5)))
 
 

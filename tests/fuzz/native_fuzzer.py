@@ -212,6 +212,7 @@ def _programs() -> dict[str, Program]:
         ),
         "table": _table(1.0),
         "pruned table": _table(0.3),
+        "large table": _table(1.0, rows=60),
         "sorted": _sorted(),
         "first state": _first_state(),
         "last cell": _last_cell(),
@@ -220,11 +221,11 @@ def _programs() -> dict[str, Program]:
     }
 
 
-def _table(density: float) -> Program:
+def _table(density: float, rows: int = 7) -> Program:
     """Rows of a table, as of an embedding."""
     operation = Operation(Kind.LOOK_UP, 0, 1, weight=0)
     return Program(
-        (Shape(5), Shape(5, 1, 20)), (operation,), (matrix(7, 20, density),), 1
+        (Shape(5), Shape(5, 1, 20)), (operation,), (matrix(rows, 20, density),), 1
     )
 
 

@@ -1,9 +1,12 @@
-"""Lowering of operations that are made of others: remainders, products, triangles."""
+"""Lowering of operations that are made of others: remainders, products, bits."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from export.native.lowering import Lowering
 from export.native.program import (
@@ -21,6 +24,9 @@ from export.passes.graph import attribute
 __all__ = ["RULES"]
 
 _MOST_FACTORS = 256  # each is an operation of its own
+_BITS = (
+    24  # of a whole number in float32, and one for its sign, which counts as all above
+)
 
 
 def _remainder(low: Lowering, node: onnx.NodeProto) -> None:
@@ -109,7 +115,91 @@ def _infinite(low: Lowering, node: onnx.NodeProto) -> None:
     low.alias(node.output[0], of.pair(Binary.ABOVE, source, largest))
 
 
+def _bitwise(low: Lowering, node: onnx.NodeProto) -> None:
+    """And, bit by bit: a | b is a + (b - (a & b)), a ^ b takes it off both."""
+    of = Arithmetic(low, node.output[0])
+    for name in node.input:
+        if name in low.constants:
+            low.constants[name] = _small(low.constants[name])
+    first, second = together(low, node)
+    constant = low.constants.get(node.input[1])
+    if node.input[0] in low.constants:
+        first, second, constant = second, first, low.constants[node.input[0]]
+    both = _and(of, first, second, constant)
+    if node.op_type != "BitwiseAnd":  # what each has alone stays exact
+        own = of.pair(Binary.MINUS, second, both)
+        if node.op_type == "BitwiseXor":
+            first = of.pair(Binary.MINUS, first, both)
+        both = of.pair(Binary.PLUS, first, own)
+    low.alias(node.output[0], both)
+
+
+def _and(
+    of: Arithmetic, first: int, second: int, constant: NDArray[np.generic] | None
+) -> int:
+    """Bits that both have; of one number for all only its own are looked at."""
+    alone = None
+    if constant is not None and np.unique(constant).size == 1:
+        alone = int(constant.reshape(-1)[0])
+    made = -1
+    for number, bit in _bits(of, first, -1 if alone is None else alone):
+        seen = bit
+        if alone is None:
+            ((_, other),) = _bits(of, second, 1 << number)
+            seen = of.pair(Binary.TIMES, bit, other)
+        part = of.line(seen, float(2**number if number < _BITS else -(2**number)))
+        made = part if made < 0 else of.pair(Binary.PLUS, made, part)
+    return of.line(first, 0.0) if made < 0 else made
+
+
+def _small(constant: NDArray[np.generic]) -> NDArray[np.float32]:
+    """A constant's lowest bits and its sign, as a number that float32 holds."""
+    whole = constant.astype(np.uint64, casting="unsafe").view(np.int64)
+    if constant.dtype.kind != "u":
+        whole = constant.astype(np.int64)
+    sign = (whole < 0).astype(np.int64)
+    found: NDArray[np.float32] = ((whole & (2**_BITS - 1)) - (sign << _BITS)).astype(
+        np.float32
+    )
+    return found
+
+
+def _bits(of: Arithmetic, index: int, wanted: int) -> Iterator[tuple[int, int]]:
+    """Number and values, 0 and 1, of the bits of whole numbers that are in `wanted`.
+
+    Halves rounded down are those of two's complement, below zero as well.
+    """
+    for number in range(_BITS + 1):
+        if not wanted >> number & 1:
+            continue
+        here = of.each(ElementFunction.FLOOR, of.line(index, 0.5**number))
+        if number == _BITS:
+            yield number, of.line(here, -1.0)
+            continue
+        above = of.each(ElementFunction.FLOOR, of.line(index, 0.5 ** (number + 1)))
+        yield number, of.pair(Binary.PLUS, here, of.line(above, -2.0))
+
+
+def _not(low: Lowering, node: onnx.NodeProto) -> None:
+    of = Arithmetic(low, node.output[0])
+    source = low.view(node, node.input[0])
+    low.alias(node.output[0], of.line(source, -1.0, -1.0))
+
+
+def _shift(low: Lowering, node: onnx.NodeProto) -> None:
+    """Times a power of two, or over it and rounded down."""
+    of = Arithmetic(low, node.output[0])
+    left = attribute(node, "direction", b"").decode() == "LEFT"
+    source, by = together(low, node)
+    base = of.line(of.line(by, 0.0), 1.0, 2.0 if left else 0.5)
+    made = of.pair(Binary.TIMES, source, of.pair(Binary.POWER, base, by))
+    low.alias(node.output[0], made if left else of.each(ElementFunction.FLOOR, made))
+
+
 RULES = {
+    **dict.fromkeys(("BitwiseAnd", "BitwiseOr", "BitwiseXor"), _bitwise),
+    "BitwiseNot": _not,
+    "BitShift": _shift,
     "IsInf": _infinite,
     "Mod": _remainder,
     "Xor": _other_truth,

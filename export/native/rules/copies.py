@@ -76,7 +76,8 @@ def look_up(low: Lowering, node: onnx.NodeProto, table: NDArray[Any]) -> None:
     matrix = table.reshape(len(table), -1)
     count = prod(low.full(node.input[1]))
     source = low.view(node, node.input[1], Shape(count))
-    weight = low.weight(node.input[0], matrix, None)
+    rounds = node.output[0] if table.ndim > 1 else ""
+    weight = low.weight(node.input[0], matrix, None, rounds)
     out = low.anonymous(low.fitting(Shape(count, 1, matrix.shape[1]), node.output[0]))
     low.emit(Operation(Kind.LOOK_UP, source, out, weight=weight))
     low.alias(node.output[0], out)

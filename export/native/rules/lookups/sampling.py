@@ -1,8 +1,10 @@
-"""Lowering of GridSample: pixels between computed places of an image."""
+"""Lowering of GridSample: pixels between computed places of an image or a volume."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
 from math import prod
 
 import onnx
@@ -23,19 +25,18 @@ from export.passes.graph import attribute
 
 __all__ = ["RULES"]
 
-_IMAGE = 4  # axes
 _KEYS = -0.75  # of the cubic kernel, as torch has it
 
 
 def _grid_sample(low: Lowering, node: onnx.NodeProto) -> None:
     full, places = low.full(node.input[0]), low.full(node.input[1])
-    if len(full) != _IMAGE:
-        raise low.refused(node, "samples volumes: images are supported")
-    images, channels, height, width = full
-    pixels = prod(places[1:3])
-    sampler = _Sampler(low, node, (height, width))
-    source = low.view(node, node.input[0], Shape(images * channels, height, width))
-    grid = low.view(node, node.input[1], Shape(images * pixels, 1, 2))
+    images, channels, *sizes = full
+    pixels, axes = prod(places[1:-1]), len(sizes)
+    sampler = _Sampler(low, node, sizes)
+    own_plane = plane(channels, prod(sizes))
+    every = replace(own_plane, channels=images * channels)
+    source = low.view(node, node.input[0], every)
+    grid = low.view(node, node.input[1], Shape(images * pixels, 1, axes))
     out = -1
     for image in range(images):
         own, at = source, grid
@@ -43,8 +44,8 @@ def _grid_sample(low: Lowering, node: onnx.NodeProto) -> None:
             own, at = (
                 low.emit(Operation(Kind.TAKE, one, low.anonymous(seen), extra=begin))
                 for one, seen, begin in (
-                    (source, Shape(channels, height, width), image * channels),
-                    (grid, Shape(pixels, 1, 2), image * pixels),
+                    (source, own_plane, image * channels),
+                    (grid, Shape(pixels, 1, axes), image * pixels),
                 )
             )
         made = sampler.sampled(own, at, plane(channels, pixels))
@@ -60,7 +61,7 @@ class _Sampler:
     """One node's way of sampling an image."""
 
     def __init__(
-        self, low: Lowering, node: onnx.NodeProto, sizes: tuple[int, int]
+        self, low: Lowering, node: onnx.NodeProto, sizes: Sequence[int]
     ) -> None:
         self._low, self._node, self._sizes = low, node, sizes
         self._of = Arithmetic(low, node.output[0])
@@ -76,25 +77,30 @@ class _Sampler:
         self._first, self._taps = ways[self._mode]
 
     def sampled(self, image: int, grid: int, seen: Shape) -> int:
-        """Values of the image at the places of a grid, (pixels, 1, 2): x, then y."""
-        across, down = (self._axis(grid, axis) for axis in (0, 1))
+        """Values of the image at the places of a grid, (pixels, 1, axes): x first."""
+        axes = [self._axis(grid, axis) for axis in range(len(self._sizes))]
         made = -1
-        for row, share in down:
-            line = self._of.line(row, float(self._sizes[1]))
-            for column, part in across:
+        for corner in product(*reversed(axes)):  # rows before columns
+            at, share = corner[0]
+            for size, (column, part) in zip(self._sizes[1:], corner[1:], strict=True):
+                line = self._of.line(at, float(size))
                 at = self._of.pair(Binary.PLUS, line, column)
-                value = self._of.picked(image, at, seen)
-                weight = self._of.pair(Binary.TIMES, share, part)
-                value = self._of.pair(Binary.TIMES, value, weight, Spread.PER_PIXEL)
-                made = value if made < 0 else self._of.pair(Binary.PLUS, made, value)
+                share = self._of.pair(Binary.TIMES, share, part)
+            value = self._of.picked(image, at, seen)
+            value = self._of.pair(Binary.TIMES, value, share, Spread.PER_PIXEL)
+            made = value if made < 0 else self._of.pair(Binary.PLUS, made, value)
         return made
 
     def _axis(self, grid: int, axis: int) -> list[tuple[int, int]]:
         """Places along an axis, 0 for x, that count, and what each counts."""
-        of, size = self._of, self._sizes[1 - axis]
+        of, size = self._of, self._sizes[-1 - axis]
         count = self._low.shapes[grid].channels
         at = picked(
-            self._low, self._node, grid, Shape(count, 2, 1), range(axis, axis + 1)
+            self._low,
+            self._node,
+            grid,
+            Shape(count, len(self._sizes), 1),
+            range(axis, axis + 1),
         )
         at = self._low.reshaped(self._node, at, plane(1, count))
         scale = (size - 1) / 2 if self._corners else size / 2
