@@ -113,15 +113,16 @@ static void embedding_case() {
   const FeEmbedding e{N, L, NB, pick(1, 3), P, pick(-1, V - 1), 0};
   Tensor tokens((size_t)NB * P * L, false), w(fe_structure_nnz(s)), dw(w.n);
   Tensor y(tokens.n * E), dy(y.n);
-  std::vector<double> ey(y.n, 0.0), ew(w.n, 0.0);
+  std::vector<double> ey(y.n, NAN), ew(w.n, 0.0);  // lanes behind the samples: any
   for (int n = 0; n < N; n++) for (int p = 0; p < P; p++) {
     const int token = pick(0, V - 1);
     const size_t at = ((size_t)(n / L) * P + p) * L + n % L;
     tokens[at] = (real)token;
     size_t k = 0;
     for (int v = 0; v < V; v++) for (int c = 0; c < E; c++) {
-      if (!keep[(size_t)v * E + c]) continue;
       const size_t to = (((size_t)(n / L) * P + p) * E + c) * L + n % L;
+      if (v == token) ey[to] = 0;
+      if (!keep[(size_t)v * E + c]) continue;
       if (v == token) ey[to] = w[k];
       if (v == token && v != e.padding) ew[k] += dy[to];
       k++;
