@@ -19,7 +19,11 @@ from edge_sdk.errors import EngineError
 __all__ = ["check_layers", "known_limit", "quiet_torch"]
 
 _LOUD = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
-_CTC: Final = "programs have no CTC loss", "The torch engine trains this model."
+_CTC: Final = (
+    "programs have no CTC loss of targets in one row",
+    "Give the targets as (batch, longest), padded, with their lengths; until then the "
+    "torch engine trains this model.",
+)
 _PACKED: Final = (
     "the shape of packed sequences depends on values",
     "Give the layer the padded batch, and read each example's last step by its length: "

@@ -1,11 +1,11 @@
-"""Losses of torch's that ask for values, restated without the question."""
+"""Losses of torch's that ask for values, restated without the question or by steps."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["WithoutChecks", "unchecked_distributions"]
 
+Lengths = torch.Tensor | Sequence[int]
+_NEVER = -1e30  # instead of minus infinity: the logarithm of what cannot be
 _REDUCED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean": torch.mean,
     "sum": torch.sum,
@@ -42,11 +44,77 @@ def _gaussian(
     return _REDUCED[reduction](terms + 0.5 * math.log(2 * math.pi) if full else terms)
 
 
-_RESTATED = {F.gaussian_nll_loss: _gaussian}
+def _ctc(
+    log_probs: torch.Tensor,
+    targets: torch.Tensor,
+    input_lengths: Lengths,
+    target_lengths: Lengths,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,  # noqa: FBT001, FBT002 - as torch has it
+) -> torch.Tensor:
+    """The CTC loss, frame by frame: how likely all ways to each place are (logarithms).
+
+    Places are an example's labels, with a blank before, between and behind them.
+    """
+    if log_probs.dim() != 3 or targets.dim() != 2:  # torch's, which is refused
+        of_inputs, of_targets = cast("Any", input_lengths), cast("Any", target_lengths)
+        options = blank, reduction, zero_infinity
+        return F.ctc_loss(log_probs, targets, of_inputs, of_targets, *options)
+    kind, count, frames = log_probs.dtype, targets.shape[1], log_probs.shape[0]
+    heard, barred = _heard(log_probs, targets, blank), _barred(targets, kind)
+    ways = F.pad(heard[:, 0, :2], (0, 2 * count - 1), value=_NEVER)
+    ends, sizes = _each(input_lengths), _each(target_lengths)
+    for frame in range(1, frames):
+        held = F.pad(ways, (2, 0), value=_NEVER)
+        stay, step, skip = ways, held[:, 1:-1], held[:, :-2] + barred
+        most = torch.maximum(torch.maximum(stay, step), skip).detach()
+        further = torch.exp(stay - most) + torch.exp(step - most)
+        further = most + torch.log(further + torch.exp(skip - most))
+        ways = torch.where(ends > frame, further + heard[:, frame], ways)
+    behind = torch.arange(2 * count + 1) - 2 * sizes
+    last = ((behind == 0) | (behind == -1)).to(kind)  # the last blank, the last label
+    ways = ways * last + (1 - last) * _NEVER
+    most = ways.amax(1, keepdim=True).detach()
+    terms = -(most + torch.log(torch.exp(ways - most).sum(1, keepdim=True))).squeeze(1)
+    if zero_infinity:
+        terms = torch.where(terms > -_NEVER / 2, torch.zeros_like(terms), terms)
+    if reduction == "mean":
+        terms = terms / sizes.clamp(min=1).flatten()
+    return _REDUCED[reduction](terms)
+
+
+def _heard(log_probs: torch.Tensor, targets: torch.Tensor, blank: int) -> torch.Tensor:
+    """(batch, frames, places): the logarithm of each place's label in each frame."""
+    classes = torch.arange(log_probs.shape[2])
+    rows = (targets.unsqueeze(2) == classes).to(log_probs.dtype)
+    blanks = rows * 0 + (classes == blank).to(log_probs.dtype)
+    pairs = torch.stack([blanks, rows], 2).flatten(1, 2)
+    rows = torch.cat([pairs, blanks[:, :1]], 1)
+    return log_probs.transpose(0, 1) @ rows.transpose(1, 2)
+
+
+def _barred(targets: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """(batch, places): 0 where the blank before a label may be left out."""
+    apart = (targets[:, 1:] != targets[:, :-1]).to(kind)
+    apart = F.pad(apart, (1, 0)).unsqueeze(2)
+    free = F.pad(torch.cat([apart * 0, apart], 2).flatten(1), (0, 1))
+    return (1 - free) * _NEVER
+
+
+def _each(lengths: Lengths) -> torch.Tensor:
+    """Lengths as a column; of one length for all a lone one."""
+    if isinstance(lengths, torch.Tensor):
+        return lengths.reshape(-1, 1)
+    given = [int(n) for n in lengths]
+    return torch.tensor(given[:1] if len(set(given)) == 1 else given).reshape(-1, 1)
+
+
+_RESTATED = {F.gaussian_nll_loss: _gaussian, F.ctc_loss: _ctc}
 
 
 class WithoutChecks(TorchFunctionMode):
-    """Calls within it that check values are made without the check."""
+    """Calls within it that ask for values are made without the question."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
