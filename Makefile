@@ -92,8 +92,9 @@ fuzz-program: $(VENV)/.dev   ## a million mutants of programs as files, and of e
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/program_files.py --inputs 1000000 --seed 1
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/program_fuzzer.py --mutants 1000000 --seed 1
 
-fuzz-native: $(VENV)/.dev   ## ten minutes of mutated native models under sanitizers, two cores
+fuzz-native: $(VENV)/.dev   ## ten minutes of mutated native models under sanitizers, and a million quick mutants, two cores
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/native_fuzzer.py --seconds 600 --jobs 2 --seed 1
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/native_fuzzer.py --mutants 1000000 --jobs 2 --seed 1
 
 bench-protocol: $(VENV)/.dev   ## scale and bytes of the real protocol; see docs/scale.md
 	mkdir -p bench

@@ -3,14 +3,18 @@
 `make fuzz-native` runs it for ten minutes. The mutator knows the file format
 (``native/mutate.h``) and repairs checksums; what it keeps is chosen by the basic blocks
 that were reached. Every mutant is opened and run on every kernel set of the machine.
+With ``--mutants`` most of them meet one set, and runs are short: a million takes
+minutes. Every 100,000 mutants of a process a line on stderr says how far it is.
 
     PYTHONPATH=tests python tests/fuzz/native_fuzzer.py --seconds 600 --jobs 2 --seed 1
+    PYTHONPATH=tests python tests/fuzz/native_fuzzer.py --mutants 1000000 --seed 1
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -21,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from compiled import compiled
+from fuzz.running import figures_of
 
 from edge_sdk.infer.build import SOURCES, commands
 from edge_sdk.kernels.build import find_compiler, this_machine
@@ -90,22 +95,28 @@ def _compile(call: list[str]) -> None:
         raise RuntimeError(f"{' '.join(call)} failed:\n{done.stderr[-3000:]}")
 
 
-def fuzz(tool: Path, folder: Path, *, seconds: float, seed: int) -> dict[str, Any]:
-    """Figures of one process; a finding is in words under "finding"."""
+def fuzz(
+    tool: Path, folder: Path, *, seconds: float, seed: int, mutants: int = 0
+) -> dict[str, Any]:
+    """Figures of one process; a finding is in words under "finding".
+
+    Args:
+        tool: Of `build`.
+        folder: For seeds and findings.
+        seconds: At most.
+        seed: Of the mutations.
+        mutants: So many quick ones: most of them meet one kernel set, and runs are
+            short. 0 has every mutant meet all kernel sets until the time is over.
+    """
     seeds = folder / f"seeds-{seed}"
     seeds.mkdir()
     for name, content in seed_files().items():
         (seeds / f"{name}.flsp").write_bytes(content)
     finding = folder / f"finding-{seed}.flsp"
-    done = subprocess.run(
-        [tool, seeds, str(seconds), str(seed), finding],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        return {"finding": f"{done.stderr[-6000:]}\nits file: {finding}"}
-    figures: dict[str, Any] = json.loads(done.stdout)
+    call = [tool, seeds, str(seconds), str(seed), finding]
+    figures = figures_of([*call, str(mutants)] if mutants else call, f"seed {seed}")
+    if "finding" in figures:
+        figures["finding"] += f"\nits file: {finding}"
     return figures
 
 
@@ -344,17 +355,20 @@ def seed_files() -> dict[str, bytes]:
 
 
 def main() -> int:
-    """Runs for so many seconds on so many cores; the exit status is 1 on a finding."""
+    """Runs for so long, or so many mutants, on so many cores; 1 on a finding."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seconds", type=float, help="600 if nothing is given")
+    parser.add_argument("--mutants", type=int, default=0, help="quick ones in all")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    seconds = options.seconds or (math.inf if options.mutants else 600.0)
+    each = -(-options.mutants // options.jobs)
     folder = Path(tempfile.mkdtemp(prefix="fuzz-native-"))
     tool = build(folder)
     with ThreadPoolExecutor(options.jobs) as pool:
         runs = [
-            pool.submit(fuzz, tool, folder, seconds=options.seconds, seed=seed)
+            pool.submit(fuzz, tool, folder, seconds=seconds, seed=seed, mutants=each)
             for seed in range(options.seed, options.seed + options.jobs)
         ]
         outcomes = [run.result() for run in runs]

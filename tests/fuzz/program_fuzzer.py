@@ -2,7 +2,8 @@
 
 Plans of real models are mutated word by word, opened and run; parameters and batches
 lie in memory of exactly the size that was told. `make fuzz-program` takes a million
-mutants of each family's plans and of each small model's.
+mutants of each family's plans and of each small model's; every 100,000 of them a line
+on stderr says how far it is.
 
     PYTHONPATH=tests python tests/fuzz/program_fuzzer.py --mutants 1000000 --seed 1
     PYTHONPATH=tests python tests/fuzz/program_fuzzer.py --families gru vit
@@ -25,6 +26,7 @@ import numpy as np
 from compiled import compiled
 from fuzz.program_cases import SAMPLES, cases
 from fuzz.program_families import FAMILIES
+from fuzz.running import figures_of
 
 from edge_sdk.kernels.build import SOURCES, find_compiler, this_machine
 from edge_sdk.kernels.library import kernels
@@ -151,18 +153,9 @@ def write_seeds(
     return paths
 
 
-def fuzz(seeds: Path, *, mutants: int, seed: int) -> dict[str, Any]:
+def fuzz(seeds: Path, *, mutants: int, seed: int, name: str = "") -> dict[str, Any]:
     """Figures of one process; a finding is in words under "finding"."""
-    done = subprocess.run(
-        [tool(), seeds, str(mutants), str(seed)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        return {"finding": done.stderr[-6000:]}
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+    return figures_of([tool(), seeds, str(mutants), str(seed)], name)
 
 
 def main() -> int:
@@ -193,7 +186,7 @@ def _report(
     """Fuzzes programs, says what came of it in a line; 1 if there was a finding."""
     with tempfile.TemporaryDirectory() as folder:
         write_seeds(Path(folder), programs)
-        figures = fuzz(Path(folder), mutants=mutants, seed=seed)
+        figures = fuzz(Path(folder), mutants=mutants, seed=seed, name=name)
     sys.stdout.write(json.dumps({"family": name, **figures}) + "\n")
     sys.stdout.flush()
     return int("finding" in figures)

@@ -53,6 +53,16 @@ def test_mutated_files_are_refused_in_words_or_run_within_their_memory(
     assert figures["blocks"] > figures["seed_blocks"]
 
 
+def test_quick_mutants_meet_kernel_sets_and_are_counted(
+    tool: Path, tmp_path: Path
+) -> None:
+    figures = native_fuzzer.fuzz(tool, tmp_path, seconds=3600, seed=5, mutants=1500)
+    assert "finding" not in figures, figures["finding"]
+    assert figures["inputs"] == 1500
+    assert figures["opened"] > 300  # shapes follow a change, for every kind
+    assert figures["blocks"] > figures["seed_blocks"]
+
+
 def test_every_operation_and_encoding_has_a_seed() -> None:
     kinds, encodings = set(), set()
     for content in native_fuzzer.seed_files().values():

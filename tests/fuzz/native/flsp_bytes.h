@@ -30,11 +30,17 @@ struct Network {
 };
 
 inline uint32_t crc32(const uint8_t* data, size_t size) {
+  static const auto table = [] {
+    std::vector<uint32_t> made(256);
+    for (uint32_t i = 0; i < 256; i++) {
+      made[i] = i;
+      for (int k = 0; k < 8; k++) made[i] = made[i] & 1 ? 0xEDB88320u ^ (made[i] >> 1) : made[i] >> 1;
+    }
+    return made;
+  }();
+  const uint32_t* step = table.data();
   uint32_t crc = 0xFFFFFFFFu;
-  for (size_t i = 0; i < size; i++) {
-    crc ^= data[i];
-    for (int k = 0; k < 8; k++) crc = crc & 1 ? 0xEDB88320u ^ (crc >> 1) : crc >> 1;
-  }
+  for (size_t i = 0; i < size; i++) crc = step[(crc ^ data[i]) & 255] ^ (crc >> 8);
   return ~crc;
 }
 

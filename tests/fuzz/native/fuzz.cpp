@@ -1,9 +1,14 @@
 // Opens and runs mutants of .flsp files on every kernel set of this machine, guided by the
 // basic blocks they reach (g++ -fsanitize-coverage=trace-pc), under the sanitizers.
 //
-//   fuzz FOLDER SECONDS SEED FINDING   mutants of FOLDER's files; the bytes of a finding
-//                                      are in FINDING; figures as JSON on stdout
-//   fuzz FILE                          opens and runs one file
+//   fuzz FOLDER SECONDS SEED FINDING           mutants of FOLDER's files; the bytes of a
+//                                              finding are in FINDING; figures as JSON on
+//                                              stdout
+//   fuzz FOLDER SECONDS SEED FINDING MUTANTS   so many, or until the time is over: short
+//                                              runs, most of them on one kernel set
+//   fuzz FILE                                  opens and runs one file
+//
+// Every 100,000 mutants a line on stderr says how far it is.
 //
 // Findings: whatever a sanitizer ends the process for; an opening that takes more blocks
 // or memory than its file's size allows; kernel sets that differ.
@@ -13,8 +18,10 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <set>
 
@@ -53,8 +60,14 @@ void save() {
   std::_Exit(99);
 }
 
+const char* const kKernelSets[] = {"vnni", "v4", "avxvnni", "avx2", "v3", "base"};
+// Multiply-adds of the longest run, where every mutant meets all kernel sets, and else.
+constexpr double kMostWork = 3e6, kShortWork = 3e5;
+constexpr uint64_t kReported = 100'000;
+
 struct Figures {
   uint64_t inputs = 0, opened = 0, runs = 0, kept = 0, too_long = 0;
+  double slowest = 0;  // seconds of the process for one mutant
   std::map<std::string, uint64_t> refusals;
 };
 
@@ -159,14 +172,18 @@ bool overflows(const fuzz::Bytes& file, int threads, Figures& figures) {
   return false;
 }
 
-bool try_file(const fuzz::Bytes& file, int threads, bool run, bool alike, Figures& figures) {
+// Whether it reached a block that no file before has; `lone` is the only kernel set it
+// meets, null for all of them.
+bool try_file(const fuzz::Bytes& file, int threads, bool run, const char* lone,
+              Figures& figures) {
   current = &file;
   const uint64_t before = edges;
   std::optional<Output> first;
-  for (const char* isa : {"vnni", "v4", "avxvnni", "avx2", "v3", "base"}) {
+  for (const char* isa : kKernelSets) {
+    if (lone && isa != lone) continue;
     const auto output = open_and_run(file, isa, threads, run, figures);
     if (!output) continue;
-    if (alike && first) {
+    if (first) {
       const std::string what = difference(*first, *output, isa);
       if (!what.empty() && !overflows(file, threads, figures)) found(what);
     }
@@ -196,12 +213,13 @@ int main(int argc, char** argv) {
   __sanitizer_install_malloc_and_free_hooks(count_allocation, ignore_free);
   if (argc == 2) {
     const fuzz::Bytes file = contents(argv[1]);
-    try_file(file, 1, true, true, figures);
-    try_file(file, 2, true, true, figures);
+    try_file(file, 1, true, nullptr, figures);
+    try_file(file, 2, true, nullptr, figures);
     for (const auto& [text, count] : figures.refusals) std::printf("%s\n", text.c_str());
     return 0;
   }
-  if (argc != 5) return std::fprintf(stderr, "usage: fuzz FOLDER SECONDS SEED FINDING\n"), 2;
+  if (argc != 5 && argc != 6)
+    return std::fprintf(stderr, "usage: fuzz FOLDER SECONDS SEED FINDING [MUTANTS]\n"), 2;
   finding = argv[4];
   __sanitizer_set_death_callback(save);
   std::vector<fuzz::Network> corpus;
@@ -211,7 +229,7 @@ int main(int argc, char** argv) {
     const fuzz::Bytes file = contents(path);
     const auto network = fuzz::read(file);
     if (!network) return std::fprintf(stderr, "%s is no .flsp file\n", path.c_str()), 2;
-    try_file(file, 1, true, true, figures);
+    try_file(file, 1, true, nullptr, figures);
     corpus.push_back(*network);
   }
   if (!figures.refusals.empty()) return std::fprintf(stderr, "a seed was refused: %s\n", figures.refusals.begin()->first.c_str()), 2;
@@ -219,26 +237,37 @@ int main(int argc, char** argv) {
   const uint64_t seed_edges = edges;
   fuzz::Mutator mutator(std::strtoull(argv[3], nullptr, 10));
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(std::atof(argv[2]));
-  while (std::chrono::steady_clock::now() < end) {
+  const bool quick = argc == 6;
+  const uint64_t mutants = quick ? std::strtoull(argv[5], nullptr, 10) : UINT64_MAX;
+  while (figures.inputs < mutants && std::chrono::steady_clock::now() < end) {
     // Half of the mutants come from what was kept last.
     const auto size = static_cast<int>(corpus.size());
     const int from = mutator.chance(0.5) ? mutator.below(size) : size - 1 - mutator.below(std::min(size, 32));
     const fuzz::Bytes file = mutator.mutant(corpus[static_cast<size_t>(from)]);
     if (file.size() > 1 << 20) continue;
     const auto network = fuzz::read(file);
-    const bool run = !network || work(*network) < 3e6;
+    const bool run = !network || work(*network) < (quick ? kShortWork : kMostWork);
     figures.inputs++;
     figures.too_long += !run;
-    if (!try_file(file, mutator.chance(0.1) ? 2 : 1, run, true, figures) || !network || !run) continue;
+    const char* lone = quick && !mutator.chance(1.0 / 16) ? kKernelSets[mutator.below(std::size(kKernelSets))] : nullptr;
+    const std::clock_t before = std::clock();  // the process's own time: machines are shared
+    const bool further = try_file(file, mutator.chance(quick ? 0.02 : 0.1) ? 2 : 1, run, lone, figures);
+    figures.slowest = std::max(figures.slowest, double(std::clock() - before) / CLOCKS_PER_SEC);
+    if (figures.inputs % kReported == 0)
+      std::fprintf(stderr, "progress: %llu mutants, %llu runs, %llu kept, %zu refusals, slowest %.2f s\n",
+                   (unsigned long long)figures.inputs, (unsigned long long)figures.runs,
+                   (unsigned long long)figures.kept, figures.refusals.size(), figures.slowest);
+    if (!further || !network || !run) continue;
     corpus.push_back(*network);
     figures.kept++;
   }
   std::printf("{\"inputs\": %llu, \"opened\": %llu, \"runs\": %llu, \"too_long\": %llu, \"seeds\": %zu, "
-              "\"kept\": %llu, \"seed_blocks\": %llu, \"blocks\": %llu, \"refusals\": {",
+              "\"kept\": %llu, \"seed_blocks\": %llu, \"blocks\": %llu, \"slowest_s\": %.3f, "
+              "\"refusals\": {",
               (unsigned long long)figures.inputs, (unsigned long long)figures.opened,
               (unsigned long long)figures.runs, (unsigned long long)figures.too_long, seeds,
               (unsigned long long)figures.kept, (unsigned long long)seed_edges,
-              (unsigned long long)edges);
+              (unsigned long long)edges, figures.slowest);
   const char* comma = "";
   for (const auto& [text, count] : figures.refusals) {
     std::printf("%s\"%s\": %llu", comma, text.c_str(), (unsigned long long)count);

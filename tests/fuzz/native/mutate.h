@@ -8,6 +8,7 @@
 #include <random>
 
 #include "flsp_bytes.h"
+#include "follow.h"
 
 namespace fuzz {
 
@@ -115,11 +116,12 @@ class Mutator {
     const size_t at = static_cast<size_t>(below(static_cast<int>(n.ops.size())));
     OpRecord o = n.ops[at];
     o.in2 = -1;
-    o.kind = 1 + below(10);
+    o.kind = 1 + below(flsp::kView);
     o.input_scale = 0;
     o.extra = chance(0.7) ? 0 : below(5);
     o.weight = -1;
-    if (o.kind == flsp::kConv || o.kind == flsp::kLinear || o.kind == flsp::kAffine) {
+    if (o.kind == flsp::kConv || o.kind == flsp::kLinear || o.kind == flsp::kAffine ||
+        flsp::element_weighted(o.kind)) {
       o.weight = static_cast<int32_t>(n.weights.size());
       n.weights.push_back({});
       n.weights.back().record.encoding = below(3);
@@ -149,11 +151,11 @@ class Mutator {
       if (!known(o.in) || !known(o.out)) continue;
       const BufferRecord in = n.buffers[static_cast<size_t>(o.in)];
       BufferRecord& out = n.buffers[static_cast<size_t>(o.out)];
-      follow(n, o, in, out);
-      if (!known(o.in2) || (o.kind != flsp::kConv && o.kind != flsp::kLinear &&
-                            o.kind != flsp::kAdd)) {
-        o.in2 = o.kind == flsp::kAdd ? o.in : -1;
-      } else {
+      const BufferRecord second = n.buffers[static_cast<size_t>(known(o.in2) ? o.in2 : o.in)];
+      follow(n, o, in, second, out);
+      if (!known(o.in2) || !takes_second(o.kind)) {
+        o.in2 = o.kind == flsp::kAdd || flsp::element_paired(o.kind) ? o.in : -1;
+      } else if (!flsp::element_kind(o.kind)) {
         const BufferRecord& second = n.buffers[static_cast<size_t>(o.in2)];
         if (second.channels != out.channels || second.height != out.height ||
             second.width != out.width)
@@ -186,7 +188,8 @@ class Mutator {
     return true;
   }
 
-  void follow(Network& n, OpRecord& o, const BufferRecord& in, BufferRecord& out) {
+  void follow(Network& n, OpRecord& o, const BufferRecord& in, const BufferRecord& second,
+              BufferRecord& out) {
     const bool wide = chance(0.5);  // as wide as the input: kernels take rows together
     const auto far = [&](int32_t kernel, int32_t dilation, int32_t pad) {
       const int64_t same = (int64_t{kernel} - 1) * dilation - pad;
@@ -249,8 +252,22 @@ class Mutator {
         w->record.encoding = flsp::kRows;
         w->record.value_type = flsp::kFloat;
         return shape(*w, in.channels, 1);
-      default: out = in;
+      default:
+        if (!follow_element(o, in, second, out)) out = in;
+        if (w) fit(o, in, *w);
     }
+  }
+
+  // The weight of an operation on values, in the shape that it needs.
+  void fit(const OpRecord& o, const BufferRecord& in, Matrix& w) {
+    if (w.record.encoding == flsp::kGroups) w.record.encoding = flsp::kRows;
+    if (o.kind == flsp::kSlope || o.kind == flsp::kColumnAffine) {
+      w.record.encoding = flsp::kRows;
+      w.record.value_type = flsp::kFloat;
+      shape(w, o.kind == flsp::kSlope ? in.channels : in.width, 1);
+    }
+    if (o.kind == flsp::kRecurrent && o.extra >= 0 && o.extra % 16 < 4)
+      shape(w, in.width, in.width / flsp::kGates[o.extra % 16]);
   }
 
   void shape(Matrix& m, int64_t rows, int64_t columns) {

@@ -1,6 +1,7 @@
 // Mutates plans of training programs, opens them as a stranger's and runs what opens.
 //
-//   fuzz SEEDS MUTANTS SEED    folder of seed files; prints figures as JSON
+//   fuzz SEEDS MUTANTS SEED    folder of seed files; prints figures as JSON, and every
+//                              100,000 mutants a line on stderr
 //   fuzz FILE                  opens and runs one seed file as it is
 //
 // A seed file is words: parameters (count, trained, structure?, rows, columns per group,
@@ -146,6 +147,9 @@ int main(int count, char** words) {
     const std::clock_t start = std::clock();  // the process's own time: machines are shared
     outcomes[attempt(seed, plan)]++;
     slowest = std::max(slowest, double(std::clock() - start) / CLOCKS_PER_SEC);
+    if ((i + 1) % 100'000 == 0)
+      std::fprintf(stderr, "progress: %ld of %ld mutants, %ld refused, %ld ran, slowest %.2f s\n",
+                   i + 1, mutants, outcomes[0], outcomes[2], slowest);
     // A run may have left NaN and infinities in parameters: they are data like any other.
   }
   for (Seed& seed : seeds) release(seed);
