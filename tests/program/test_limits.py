@@ -57,6 +57,11 @@ LIMITS: dict[str, tuple[Make, str, str]] = {
         "^layer body: spectral norm takes a step",
         "remove_spectral_norm",
     ),
+    "orthogonal weight": (
+        spectral(nn.utils.parametrizations.orthogonal),
+        "^layer body: an orthogonal weight is made of its parameter",
+        "init.orthogonal_",
+    ),
     "packed sequences": (
         packed,
         r"\(test_limits.py:\d+\): the shape of packed sequences depends on values",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from edge_sdk.errors import EngineError
@@ -36,13 +36,18 @@ def check_layers(model: nn.Module) -> None:
     """Refuses layers whose training is more than a pass and a gradient.
 
     Raises:
-        EngineError: If one is spectral-normed; names it.
+        EngineError: If one is spectral-normed or orthogonal; names it.
     """
     for path, module in model.named_modules():
-        steps: Any = getattr(module, "parametrizations", {})
-        normed = parametrize.is_parametrized(module) and any(
-            isinstance(step, _SpectralNorm) for own in steps.values() for step in own
-        )
+        normed = _has_step(module, _SpectralNorm)
+        if _has_step(module, _Orthogonal):
+            raise EngineError(
+                f"layer {path or type(module).__name__}: an orthogonal weight is made "
+                "of its parameter by a decomposition, which programs have not",
+                remedy="The torch engine trains this model; a program does with a "
+                "plain layer that begins orthogonal (torch.nn.init.orthogonal_), and a "
+                "loss that keeps weight @ weight.t() near the identity.",
+            )
         hooks = module._forward_pre_hooks.values()  # noqa: SLF001 - torch's own way
         if normed or any(isinstance(hook, SpectralNorm) for hook in hooks):
             raise EngineError(
@@ -52,6 +57,13 @@ def check_layers(model: nn.Module) -> None:
                 "norm is folded (torch.nn.utils.parametrize.remove_parametrizations, "
                 "or remove_spectral_norm).",
             )
+
+
+def _has_step(module: nn.Module, kind: type[nn.Module]) -> bool:
+    steps: Any = getattr(module, "parametrizations", {})
+    return parametrize.is_parametrized(module) and any(
+        isinstance(step, kind) for own in steps.values() for step in own
+    )
 
 
 def known_limit(error: BaseException) -> tuple[str, str] | None:
