@@ -28,7 +28,10 @@ TIMES = {COORDINATOR: 3, DEVICE: 6}
 
 @dataclass(frozen=True)
 class Kill:
-    """One death: whose, at which write point, and on which side of it."""
+    """One death: whose, at which write point, and on which side of it.
+
+    A point without the functions that lead to it is any of those.
+    """
 
     who: str
     point: str
@@ -72,7 +75,7 @@ def kill_at(
     """Whether the process died there, and what is wrong with the history after it."""
     fleet = Fleet(folder, "mosquitto", zygote, rounds=ROUNDS, algorithm=algorithm)
     options: dict[str, Any] = {
-        "die_where": f"^{re.escape(kill.point)}$",
+        "die_where": f"^{re.escape(kill.point)}",
         "die_at": kill.nth,
         "die": kill.when,
     }
