@@ -104,6 +104,7 @@ def _dense(
     masked = {n: first for n, first in names.items() if first in layers}
     model = _exported(source, batch, data, masked, cells)
     inside = _layers(model)
+    _check_floats(model, inside, source.task)
     removal, naming, joining = RemoveDeadChannels(), NameWeights(layers), JoinSteps()
     model.ir_version = _IR_VERSION
     notes = run(
@@ -146,6 +147,20 @@ def _layers(model: onnx.ModelProto) -> dict[str, str]:
                 layer = scopes[-1].removeprefix(_INNER) if scopes else ""
                 found |= dict.fromkeys(node.output, layer)
     return found
+
+
+def _check_floats(model: onnx.ModelProto, inside: Mapping[str, str], name: str) -> None:
+    """Refuses a forward that computes in bfloat16, which no runtime of files does."""
+    short = onnx.TensorProto.BFLOAT16
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.attribute[0].i == short:
+            layer = inside.get(node.output[0], "")
+            where = f" in layer {layer}" if layer else ""
+            raise ExportError(
+                f"{name}: its forward computes in bfloat16{where}",
+                remedy="Take torch.autocast and casts to bfloat16 out of forward: put "
+                "them around the call where the model trains.",
+            )
 
 
 def _exported(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,3 +174,23 @@ def test_models_that_suffer_are_rounded_in_their_layers_alone(make: Any) -> None
     drift = found.findings.drift
     assert drift is not None
     assert drift.output_error <= 0.1
+
+
+def test_a_head_that_suffers_stays_float(tmp_path: Path) -> None:
+    """It reads large values that hardly vary: one scale for them rounds that away."""
+    torch.manual_seed(0)
+    body = [nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(7)]
+    model = nn.Sequential(*body, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        model[7].bias += 1000
+        last = model[9].weight
+        last -= last.mean(1, keepdim=True)
+    given = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
+    out = tmp_path / "head.onnx"
+    report = export.build(model, out, format="onnx-int8", calibration=given)
+    assert report.findings.drift is not None
+    assert report.findings.drift.output_error <= 0.05
+    kinds = {t.name: t.data_type for t in onnx.load(out).graph.initializer}
+    whole = [n for n, kind in kinds.items() if kind == onnx.TensorProto.INT8]
+    assert {n.split(".")[0] for n in whole if "weight_quantized" in n} >= {"0", "6"}
+    assert "9.weight_quantized" not in kinds

@@ -192,6 +192,16 @@ def test_complex_buffers_and_stubs_of_quantisation_are_exported(
         assert re.search(note, " ".join(one.notes))
 
 
+def test_a_forward_of_half_precision_is_named_with_its_layer() -> None:
+    def short(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return nn.functional.linear(x, PROTOTYPES[:, :6]).float()
+
+    model = nn.Sequential(nn.Linear(6, 6), Of(nn.Linear(6, 6), short))
+    with pytest.raises(ExportError, match="computes in bfloat16 in layer 1"):
+        export.build(model, format="onnx", input_shape=(6,))
+
+
 @pytest.mark.parametrize("function", [torch.linalg.inv, torch.linalg.svdvals])
 def test_what_only_a_program_can_compute_is_named(function: Any) -> None:
     model = Of(nn.Linear(3, 3), function)
