@@ -36,6 +36,8 @@ class Builder:
         losses: What the graph ends in, if it trains.
         pairs: Call -> the products of all pairs of examples that it is.
         normed: Call that gives a weight by its direction and length -> what it is.
+        spectra: Call that gives complex numbers -> their real and imaginary parts, and
+            where the batch is in these.
         instead: Call of a smaller operation -> the call that it is a part of.
     """
 
@@ -53,6 +55,7 @@ class Builder:
     losses: LossTerms = field(default_factory=LossTerms)
     pairs: dict[fx.Node, Any] = field(default_factory=dict)
     normed: dict[fx.Node, Any] = field(default_factory=dict)
+    spectra: dict[fx.Node, tuple[int, int, Layout]] = field(default_factory=dict)
     instead: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def input(self, node: fx.Node) -> int:
@@ -86,6 +89,8 @@ class Builder:
         if found in self.normed and found not in self.place:
             self.place[found] = self.normed[found].tensor(self, call)
             self.layouts[found] = ALONE
+        if found in self.spectra:
+            raise self.refused(call, f"{told} is complex: take abs, real or imag of it")
         if found not in self.place:
             number = self.parameters.get(found, -1)
             if found in self.constants:
