@@ -13,6 +13,7 @@ from torch import nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.program.capture import capture
+from edge_sdk.program.file import MOST_BYTES, pack_program
 
 Of = Callable[[torch.Tensor], torch.Tensor]
 
@@ -54,6 +55,17 @@ def test_it_trains_as_torch_does(name: str) -> None:
 
 def test_it_fits_more_examples_than_it_was_captured_on() -> None:
     assert error_on_more(MODELS["mixed"]) < 1e-4
+
+
+def test_the_longest_transform_is_captured_and_a_longer_one_refused() -> None:
+    for length, fits in ((1024, True), (1026, False)):
+        case = behind(lambda z: torch.fft.rfft(z).abs(), 3 * (length // 2 + 1), length)
+        call = case.model, case.loss, case.inputs, case.targets
+        if fits:
+            assert len(pack_program(capture(*call))) < MOST_BYTES
+        else:
+            with pytest.raises(EngineError, match="1026 values of 1026"):
+                capture(*call)
 
 
 REFUSED: dict[str, tuple[Of, str]] = {

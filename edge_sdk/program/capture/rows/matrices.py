@@ -19,7 +19,8 @@ from edge_sdk.program.capture.steps import combined, expanded, reshaped, root, u
 
 __all__ = ["ROWS", "multiplied"]
 
-_MOST_TURNS = 1 << 19  # entries of a transform's matrix: two are in the program's file
+# Entries of a transform's matrix, of which the program's file has two: `rfft` of 1,024.
+_MOST_TURNS = 513 * 1024
 
 
 def multiplied(builder: Builder, call: Node, one: int, two: int) -> int:
