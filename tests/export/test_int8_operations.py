@@ -194,3 +194,34 @@ def test_a_head_that_suffers_stays_float(tmp_path: Path) -> None:
     whole = [n for n, kind in kinds.items() if kind == onnx.TensorProto.INT8]
     assert {n.split(".")[0] for n in whole if "weight_quantized" in n} >= {"0", "6"}
     assert "9.weight_quantized" not in kinds
+
+
+class Heads(nn.Module):
+    """Two heads on one body, of which one reads large values that hardly vary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16))
+        self.large, self.near = nn.Linear(16, 16), nn.Linear(16, 4)
+        self.other = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 4))
+        with torch.no_grad():
+            self.large.bias += 1000
+            self.near.weight -= self.near.weight.mean(1, keepdim=True)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen = self.body(x)
+        return self.near(self.large(seen).relu()), self.other(seen)
+
+
+def test_of_several_heads_the_one_that_suffers_stays_float(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
+    out = tmp_path / "heads.onnx"
+    report = export.build(
+        Heads(), out, format="onnx-int8", input_shape=16, calibration=given
+    )
+    assert report.findings.drift is not None
+    assert report.findings.drift.output_error <= 0.05
+    names = {t.name for t in onnx.load(out).graph.initializer}
+    whole = {n.split(".weight")[0] for n in names if "weight_quantized" in n}
+    assert whole == {"body.0", "body.2", "other.0", "other.2"}
