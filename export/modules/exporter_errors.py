@@ -54,8 +54,9 @@ def advice_for(reason: str) -> str:
     if any(name in said for name in ("linalg", "_svd", "cholesky", "lu_")):
         return (
             "Inverses, solutions and decompositions are none of ONNX's operations: "
-            "compute those of constants before forward, into a buffer, and those of "
-            "inputs in the program; torch.linalg.det, products and norms are exported."
+            "compute those of constants before forward, into a buffer; for others end "
+            "the model before it and compute the rest in the program. "
+            "torch.linalg.det, products and norms are exported."
         )
     if "hasnoforminonnx" in said:
         return (
