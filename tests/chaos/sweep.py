@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.fleet import COORDINATOR, Fleet, Zygote
+from chaos.kinds import PATIENT
 
 __all__ = ["DEVICE", "Kill", "all_kills", "kill_at", "write_points"]
 
@@ -50,6 +51,8 @@ def write_points(
     logs = {who: folder / f"writes-{who}" for who in (COORDINATOR, DEVICE)}
     for who, log in logs.items():
         fleet.once[who] = {"writes": str(log)}
+    # Nobody dies here, so each device writes in each round, on a slow machine too.
+    fleet.once[COORDINATOR]["waits"] = PATIENT
     try:
         fleet.start()
         fleet.wait_end()
