@@ -116,7 +116,7 @@ class Mutator {
     const size_t at = static_cast<size_t>(below(static_cast<int>(n.ops.size())));
     OpRecord o = n.ops[at];
     o.in2 = -1;
-    o.kind = 1 + below(flsp::kView);
+    o.kind = 1 + below(10);  // not a view: it reads what lies between planes, too
     o.input_scale = 0;
     o.extra = chance(0.7) ? 0 : below(5);
     o.weight = -1;
