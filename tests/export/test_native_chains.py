@@ -123,6 +123,27 @@ def test_blocks_of_mobile_networks_equal_onnxruntimes(
         equal(model_of(nodes, arrays, (6, *size)), (6, *size))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("pads", [[0, 0, 1, 0], [0, 0, 0, 2], [0, 0, 3, 1]])
+def test_a_wide_layer_with_zeros_behind_its_input_equals_onnxruntimes(
+    pads: list[int], isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLSP_ISA", isa)
+    for size, function in itertools.product([(20, 33), (9, 8)], ("Relu", "Sigmoid")):
+        shape = (5, *size)
+        arrays = {
+            "wide": array(12, 5, 1, 1, density=0.4),
+            "bias": array(12),
+            "filter": array(12, 1, 3, 3),
+        }
+        nodes = [
+            node("Conv", ["input", "wide", "bias"], ["w"], pads=pads),
+            node(function, ["w"], ["f"]),
+            node("Conv", ["f", "filter"], ["output"], group=12, pads=[1] * 4),
+        ]
+        equal(model_of(nodes, arrays, shape), shape)
+
+
 def test_a_blocks_input_lives_as_long_as_the_block() -> None:
     nodes, arrays = block("silu", "silu", True, False, 2, 3)
     program = fuse(lower(model_of(nodes, arrays, (6, 40, 40))))

@@ -34,11 +34,13 @@ bool apart(const Buffer& a, const Buffer& b) {
   return a.offset + a.floats() <= b.offset || b.offset + b.floats() <= a.offset;
 }
 
-bool mixes(const Op& op) {
+// Zeros behind the last row or column would make the output larger.
+bool mixes(const Op& op, const Model& model) {
   const OpRecord& o = op.record;
-  return o.kind == kConv && !op.conv.dense && !op.conv.bytes.floats && op.conv.scales.empty() &&
-         !op.conv.depthwise.strip && o.kernel_h == 1 && o.kernel_w == 1 && o.stride_h == 1 &&
-         o.stride_w == 1 && !o.pad_top && !o.pad_left && o.groups == 1 && o.in2 < 0;
+  const Buffer &in = model.buffers[o.in], &out = model.buffers[o.out];
+  return o.kind == kConv && in.height == out.height && in.width == out.width && !op.conv.dense &&
+         !op.conv.bytes.floats && op.conv.scales.empty() && !op.conv.depthwise.strip &&
+         o.kernel_h == 1 && o.kernel_w == 1 && o.stride_h == 1 && o.stride_w == 1 && !o.pad_top && !o.pad_left && o.groups == 1 && o.in2 < 0;
 }
 
 bool filters(const Op& op, const Model& model) {
@@ -70,7 +72,7 @@ Parts parts_at(const Model& model, size_t first) {
            fits(model.ops[at]);
   };
   const auto function = [](const Op& op) { return function_of(op.record) >= 0; };
-  next(here(mixes), p.mix);
+  next(here([&](const Op& op) { return mixes(op, model); }), p.mix);
   next(here(function), p.before);
   if (p.mix && !p.before && model.buffers[p.mix->record.in].pixels() < kLeastPixels) return {};
   next(here([&](const Op& op) { return filters(op, model); }), p.filter);
