@@ -40,7 +40,8 @@ bool mixes(const Op& op, const Model& model) {
   const Buffer &in = model.buffers[o.in], &out = model.buffers[o.out];
   return o.kind == kConv && in.height == out.height && in.width == out.width && !op.conv.dense &&
          !op.conv.bytes.floats && op.conv.scales.empty() && !op.conv.depthwise.strip &&
-         o.kernel_h == 1 && o.kernel_w == 1 && o.stride_h == 1 && o.stride_w == 1 && !o.pad_top && !o.pad_left && o.groups == 1 && o.in2 < 0;
+         o.kernel_h == 1 && o.kernel_w == 1 && o.stride_h == 1 && o.stride_w == 1 && !o.pad_top &&
+         !o.pad_left && o.groups == 1 && o.in2 < 0;
 }
 
 bool filters(const Op& op, const Model& model) {
