@@ -153,7 +153,9 @@ class _Scheduler:
                     readers.setdefault(tensor, []).append(operation)
         found = set()
         for tensor, of in readers.items():
-            if len(of) < 2 or any(o.name != "copy" for o in of):
+            if tensor not in self.moved or len(of) < 2:
+                continue
+            if any(o.name != "copy" for o in of):
                 continue
             places = np.concatenate([copied_places(o).ravel() for o in of])
             if len(np.unique(places)) == len(places):

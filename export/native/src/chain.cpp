@@ -30,10 +30,6 @@ int32_t function_of(const OpRecord& o) {
                                 : -1;
 }
 
-bool apart(const Buffer& a, const Buffer& b) {
-  return a.offset + a.floats() <= b.offset || b.offset + b.floats() <= a.offset;
-}
-
 // Zeros behind the last row or column would make the output larger.
 bool mixes(const Op& op, const Model& model) {
   const OpRecord& o = op.record;

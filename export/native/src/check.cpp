@@ -27,10 +27,6 @@ bool same_shape(const Buffer& a, const Buffer& b) {
   return a.channels == b.channels && a.height == b.height && a.width == b.width;
 }
 
-bool apart(const Buffer& a, const Buffer& b) {
-  return a.offset + a.floats() <= b.offset || b.offset + b.floats() <= a.offset;
-}
-
 // Floats that it takes; 0 if it does not lie in the arena.
 int64_t check_buffer(const Buffer& b, int64_t arena) {
   if (b.channels < 1 || b.height < 1 || b.width < 1 || b.channels > kMostChannels ||

@@ -248,8 +248,7 @@ int64_t pooled_floats(const Model& model, size_t first) {
   if (p.packed || p.flat || p.bytes.floats || p.depthwise.strip || !p.scales.empty()) return 0;
   const Buffer &in = model.buffers[o.in], &between = model.buffers[o.out],
                &out = model.buffers[q.out];
-  const bool apart = in.offset + in.floats() <= out.offset || out.offset + out.floats() <= in.offset;
-  if (between.floats() < 4 * kBandFloats || !(p.phases || apart)) return 0;
+  if (between.floats() < 4 * kBandFloats || !(p.phases || apart(in, out))) return 0;
   const Band band = band_of(p, between, q, out);
   return band.at + band.plane * between.channels + kSlack;
 }

@@ -79,10 +79,6 @@ Program read_program(const Header& h, const File& file, size_t size) {
   return p;
 }
 
-bool apart(const Buffer& a, const Buffer& b) {
-  return a.offset + a.floats() <= b.offset || b.offset + b.floats() <= a.offset;
-}
-
 // How often each buffer is read and written.
 struct Uses {
   std::vector<int32_t> reads, writes;

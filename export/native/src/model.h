@@ -49,6 +49,11 @@ struct Buffer {
   int64_t floats() const { return channels * plane(); }
 };
 
+// Whether two buffers share no float of the arena.
+inline bool apart(const Buffer& a, const Buffer& b) {
+  return a.offset + a.floats() <= b.offset || b.offset + b.floats() <= a.offset;
+}
+
 // A weight as it lies in the file, checked; format.h says how.
 struct Weight {
   int32_t rows = 0, columns = 0;
