@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from edge_sdk.errors import StateError
 from edge_sdk.terminal import log_to_file, plain
@@ -77,21 +77,18 @@ def read_log(folder: Path, wanted: Wanted) -> tuple[list[dict[str, Any]], Place]
     Raises:
         StateError: If there is no log.
     """
-    path = folder / LOG
-    if not path.exists():
+    files, wholes, inode = _opened(folder), [], 0
+    if not files:
         raise StateError(
             f"{folder} has no log yet",
             remedy=f"It begins with: flash-coordinator run {folder}",
         )
-    old = path.with_name(f"{LOG}.1")
-    with path.open("rb") as file:
-        inode, content = os.fstat(file.fileno()).st_ino, file.read()
-    whole = content[: content.rfind(b"\n") + 1]
-    before = old.read_bytes() if old.exists() else b""
-    return list(_entries((before + whole).split(b"\n"), wanted)), (
-        inode,
-        len(whole),
-    )
+    for file in files:
+        with file:
+            inode, content = _inode(file), file.read()
+        wholes.append(content[: content.rfind(b"\n") + 1])
+    lines = b"\n".join(wholes).split(b"\n")
+    return list(_entries(lines, wanted)), (inode, len(wholes[-1]))
 
 
 def follow_log(
@@ -105,33 +102,54 @@ def follow_log(
         start: Where to begin, as `read_log` says.
         over: Waits for so many seconds; whether to end.
     """
-    path = folder / LOG
-    yield from _entries(_left_behind(path, start), wanted)
-    file, rest = path.open("rb"), b""
-    if os.fstat(file.fileno()).st_ino == start[0]:
-        file.seek(start[1])
+    (inode, offset), rest = start, b""
+    files = _opened(folder)
     try:
+        while files and inode in map(_inode, files[1:]):
+            files.pop(0).close()
+        if files and _inode(files[0]) == inode:
+            files[0].seek(offset)
         while True:
             ended = over(LOOK_S)
-            here = os.fstat(file.fileno())
-            moved = path.exists() and not os.path.samestat(path.stat(), here)
-            *lines, rest = (rest + file.read()).split(b"\n")
-            yield from _entries(lines, wanted)
+            files += _newer(folder / LOG, files)
+            for file in files:
+                *lines, rest = (rest + file.read()).split(b"\n")
+                yield from _entries(lines, wanted)
+                if file is not files[-1]:
+                    rest = b""  # a line that a crash cut off
+            while len(files) > 1:
+                files.pop(0).close()
             if ended:
                 return
-            if moved:
-                file.close()
-                file, rest = path.open("rb"), b""
     finally:
-        file.close()
+        for file in files:
+            file.close()
 
 
-def _left_behind(path: Path, start: Place) -> list[bytes]:
-    """Lines that a rotated file got between reading and following."""
-    old, (inode, offset) = path.with_name(f"{LOG}.1"), start
-    if not old.exists() or old.stat().st_ino != inode:
+def _opened(folder: Path) -> list[BinaryIO]:
+    """Both files, the older first; one that is away while they change is left out.
+
+    The newer is opened first: what changes places between the two is then the older,
+    and none is missed.
+    """
+    newer = _newer(folder / LOG, [])
+    return _newer(folder / f"{LOG}.1", newer) + newer
+
+
+def _newer(path: Path, known: list[BinaryIO]) -> list[BinaryIO]:
+    """The file at `path`, unless it is away or a known one."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
         return []
-    return old.read_bytes()[offset:].split(b"\n")
+    if _inode(file) in map(_inode, known):
+        file.close()
+        return []
+    return [file]
+
+
+def _inode(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_ino
 
 
 def line_of(entry: Mapping[str, Any]) -> str:

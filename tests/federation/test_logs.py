@@ -155,6 +155,54 @@ def test_a_log_put_aside_between_reading_and_following_loses_no_line(
     assert [x["message"] for x in (*past, *rest)] == ["m1", "m2", "m3"]
 
 
+@pytest.mark.parametrize("away", [0, 1, 2])
+def test_a_log_is_read_and_followed_while_one_file_is_away(
+    tmp_path: Path, away: int
+) -> None:
+    """The writer renames its file first and opens a new one after that."""
+    log, old = tmp_path / LOG, tmp_path / f"{LOG}.1"
+
+    def line(no: int) -> str:
+        return json.dumps({"level": "info", "logger": "a", "message": f"m{no}"}) + "\n"
+
+    steps = [
+        lambda: log.rename(old),
+        lambda: log.write_text(line(2) + line(3)),
+        lambda: None,
+    ]
+    log.write_text(line(1) + '{"cut off')
+    for step in steps[:away]:
+        step()
+    past, place = read_log(tmp_path, Wanted())
+    seen = [x["message"] for x in past]
+    looks = iter(steps[away:])
+
+    def over(_: float) -> bool:
+        step = next(looks, None)
+        if step is not None:
+            step()
+        return step is None
+
+    seen += [x["message"] for x in follow_log(tmp_path, Wanted(), place, over)]
+    assert seen == ["m1", "m2", "m3"]
+
+
+def test_a_log_that_changes_between_the_opening_of_its_two_files_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, opened = tmp_path / LOG, Path.open
+    log.write_text('{"level": "info", "message": "m1"}\n')
+
+    def changing(path: Path, mode: str = "r") -> Any:
+        file = opened(path, mode)
+        if path == log:
+            log.rename(tmp_path / f"{LOG}.1")
+        return file
+
+    monkeypatch.setattr(Path, "open", changing)
+    assert [x["message"] for x in read_log(tmp_path, Wanted())[0]] == ["m1"]
+
+
 def test_the_log_of_a_run_rotates_so_that_two_files_of_8_mib_hold_it(
     tmp_path: Path,
 ) -> None:
