@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,9 @@ class FileView:
 class Exports:
     """The models and exports in a run's folder.
 
+    An export may replace a bundle meanwhile: what is gone once it is looked at is
+    left out.
+
     Args:
         folder: The run's.
     """
@@ -39,7 +44,8 @@ class Exports:
 
     def all(self) -> list[FileView]:
         """Every file, by path."""
-        return [self._view(path) for path in self._files()]
+        views = map(self._view, self._files())
+        return [view for view in views if view is not None]
 
     def file(self, wanted: str) -> Path | None:
         """A file of `all`; None for any other."""
@@ -48,7 +54,7 @@ class Exports:
     def _files(self) -> list[Path]:
         found = [
             *(self._folder / MODELS).glob("density-*"),  # exports lie beside, too
-            *(self._folder / EXPORTS).rglob("*"),
+            *_below(self._folder / EXPORTS),
         ]
         inside = self._folder.resolve()
         return sorted(
@@ -62,11 +68,15 @@ class Exports:
     def _name(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()
 
-    def _view(self, path: Path) -> FileView:
+    def _view(self, path: Path) -> FileView | None:
+        try:
+            size, digest = path.stat().st_size, self._digest(path)
+        except FileNotFoundError:
+            return None
         return FileView(
             path=self._name(path),
-            size=path.stat().st_size,
-            sha256=self._digest(path),
+            size=size,
+            sha256=digest,
             checks=_checks(path.with_suffix(".json")) if _is_model(path) else [],
             command=self._command(path),
         )
@@ -90,6 +100,13 @@ class Exports:
         if key not in self._digests:
             self._digests[key] = file_digest(path)
         return self._digests[key]
+
+
+def _below(top: Path) -> Iterator[Path]:
+    """Files under a folder, without those of hidden folders: bundles being written."""
+    for folder, inside, names in os.walk(top):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        yield from (Path(folder, name) for name in names)
 
 
 def _is_model(path: Path) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +220,30 @@ def test_every_file_has_a_command_that_checks_it_or_makes_one_of_it(past) -> Non
     }.items():
         assert words in commands[path]
         assert words.startswith("sha256sum") or _parses(commands[path])
+
+
+def test_files_are_listed_while_an_export_replaces_its_bundle(past) -> None:
+    exports = past.folder / "exports"
+    seen, listed = RunSource(past.folder).exports, []
+
+    def export() -> None:
+        for _ in range(40):
+            scratch = exports / ".bundle-new"
+            for no in range(20):
+                (scratch / "bundle" / f"part-{no}").mkdir(parents=True)
+                (scratch / "bundle" / f"part-{no}" / "model.onnx").write_bytes(b"x")
+            if (exports / "bundle").exists():
+                (exports / "bundle").replace(scratch / "old")
+            (scratch / "bundle").replace(exports / "bundle")
+            shutil.rmtree(scratch)
+
+    with ThreadPoolExecutor(1) as pool:
+        exporting = pool.submit(export)
+        while not exporting.done():
+            listed.append({f.path for f in seen.all()})
+        exporting.result()
+    assert not any(".bundle" in path for paths in listed for path in paths)
+    assert len([f for f in seen.all() if f.path.startswith("exports/")]) == 20
 
 
 def test_a_metric_that_is_no_share_has_its_name_and_no_percent_sign() -> None:
