@@ -23,6 +23,8 @@ check: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Empty: Python keeps what it compiles of our modules, which hundreds of processes import.
+unit: export PYTHONDONTWRITEBYTECODE =
 unit: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -m alone tests/federation
 	# In the order of tests/conftest.py: xdist would begin the files with the fewest tests last.

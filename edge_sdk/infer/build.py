@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edge_sdk.kernels.build import (
     BuildError,
     find_compiler,
+    made_once,
     place_library,
     run_compiler,
     this_machine,
@@ -99,16 +99,19 @@ def build(folder: Path, *, machine: str | None = None) -> Path:
         raise BuildError(
             f"no C++ compiler for {machine} was found (Debian: apt-get install g++)"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        calls, objects = commands(compiler, machine, Path(scratch))
+
+    def make(scratch: Path) -> Path:
+        calls, objects = commands(compiler, machine, scratch)
         # Two at a time: a board with 1 GiB of memory cannot hold four compilers.
         with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
             list(pool.map(run_compiler, calls))
-        whole = Path(scratch) / LIBRARY
+        whole = scratch / LIBRARY
         link = [compiler, "-shared", "-s", "-o", str(whole), *map(str, objects)]
         run_compiler([*link, "-lpthread"])
         return place_library(whole, folder / LIBRARY)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return made_once(folder / LIBRARY, make)
 
 
 def package_folder(machine: str | None = None) -> Path:

@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compiled import compiled
+from checked_kernels import checked_program
 from fuzz.program_cases import SAMPLES, cases
 from fuzz.program_families import FAMILIES
 from fuzz.running import figures_of
 
-from edge_sdk.kernels.build import SOURCES, find_compiler, this_machine
 from edge_sdk.kernels.library import kernels
 from edge_sdk.program.capture import capture
 from edge_sdk.program.graph import TrainingProgram
@@ -40,57 +38,12 @@ from edge_sdk.program.schedule import schedule
 from edge_sdk.program.words import words
 
 HERE = Path(__file__).resolve().parent / "program"
-FLAGS = (
-    *("-std=gnu++17", "-O1", "-g1", "-DFE_VECTOR_BYTES=16", f"-I{SOURCES}"),
-    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-    *(["-msse4.1"] if this_machine() == "x86_64" else []),
-)
 
 
+@cache
 def tool() -> Path:
     """The fuzzer as one executable, compiled once per version of its sources."""
-    compiler, kept = _compiler(), _kernels()
-
-    def build(folder: Path) -> None:
-        objects = [*map(str, sorted(kept.glob("*.o"))), str(HERE / "fuzz.cpp")]
-        _run([compiler, *FLAGS, *objects, "-o", str(folder / "fuzz")])
-
-    made = compiled(
-        *("program-fuzzer", build), compiler=compiler, flags=FLAGS, sources=[kept, HERE]
-    )
-    return made / "fuzz"
-
-
-def _kernels() -> Path:
-    """Objects of all kernels under the sanitizers."""
-    compiler = _compiler()
-
-    def build(folder: Path) -> None:
-        def one(source: Path) -> None:
-            _run([compiler, *FLAGS, "-c", str(source), "-o",
-                  str(folder / f"{source.stem}.o")])  # fmt: skip
-
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(one, sorted(SOURCES.glob("*.cpp"))))
-
-    return compiled(
-        *("program-checked-kernels", build),
-        compiler=compiler,
-        flags=FLAGS,
-        sources=[SOURCES],
-    )
-
-
-def _compiler() -> str:
-    found = find_compiler(this_machine())
-    assert found is not None
-    return found
-
-
-def _run(call: list[str]) -> None:
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(call)} failed:\n{done.stderr[-3000:]}")
+    return checked_program(HERE / "fuzz.cpp")
 
 
 # --------------------------------------------------------------------------- seeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -245,6 +246,39 @@ def test_a_library_of_another_version_is_built_anew(
     building.place_library(other, path)
     assert load() == path
     assert built == [path]
+
+
+def test_a_library_that_another_process_made_meanwhile_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.so"
+    path.write_bytes(b"damaged")
+    lock = fcntl.flock
+
+    def made_by_another(handle: int, how: int) -> None:
+        new = tmp_path / "new.so"
+        new.write_bytes(b"whole")
+        building.place_library(new, path)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", made_by_another)
+    found = building.made_once(path, lambda _: pytest.fail("it was made twice"))
+    assert found.read_bytes().startswith(b"whole")
+
+
+def test_while_a_library_is_made_others_wait(tmp_path: Path) -> None:
+    path = tmp_path / "a.so"
+
+    def make(scratch: Path) -> Path:
+        other = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
+        (scratch / "a.so").write_bytes(b"whole")
+        return building.place_library(scratch / "a.so", path)
+
+    assert building.made_once(path, make) == path
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_without_a_compiler_the_damage_is_told(

@@ -9,15 +9,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from checked_kernels import checked_program
 from compiled import compiled
 from patience import patience
 
 from edge_sdk.kernels import build as building
-from edge_sdk.kernels.build import SOURCES, build, targets_for, this_machine
+from edge_sdk.kernels.build import (
+    SOURCES,
+    build,
+    find_compiler,
+    targets_for,
+    this_machine,
+)
 
 DRIVER = Path(__file__).with_name("driver.cpp")
 
@@ -31,29 +37,6 @@ def tool(name: str) -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return found
-
-
-def compile_driver(compiler: str, flags: list[str], folder: Path) -> Path:
-    """One object per source, two at a time, then the link."""
-
-    def one(source: Path) -> str:
-        return compile_one(compiler, flags, source, folder)
-
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(one, [DRIVER, *sorted(SOURCES.glob("*.cpp"))]))
-    program = folder / "driver"
-    link = [f for f in flags if f.startswith("-fsanitize")]
-    subprocess.run([compiler, "-fopenmp", *link, *objects, "-o", program], check=True)
-    return program
-
-
-def compile_one(compiler: str, flags: list[str], source: Path, folder: Path) -> str:
-    out = folder / f"{source.stem}.o"
-    command = [compiler, "-std=gnu++17", "-fopenmp", *flags, f"-I{SOURCES}"]
-    subprocess.run(
-        [*command, "-c", source, "-o", out], check=True, timeout=patience(280)
-    )
-    return str(out)
 
 
 def arm_library() -> Path:
@@ -78,22 +61,11 @@ def run(*command: str | Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.skipif(this_machine() != "x86_64", reason="flags are for x86-64")
-def test_address_and_undefined_behaviour_sanitizers_find_nothing(
-    tmp_path: Path,
-) -> None:
-    compiler = tool("g++")
-    # With -g GCC follows variables for half as long again; -g1 names the lines.
-    flags = ["-O1", "-g1", "-msse4.1", "-DFE_VECTOR_BYTES=16"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    folder = compiled(
-        "checked-driver",
-        lambda folder: compile_driver(compiler, flags, folder),
-        compiler=compiler,
-        flags=flags,
-        sources=[SOURCES, *DRIVER.parent.glob("*.h"), DRIVER],
-    )
-    run(folder / "driver", "20")
+@pytest.mark.skipif(
+    find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
+)
+def test_address_and_undefined_behaviour_sanitizers_find_nothing() -> None:
+    run(checked_program(DRIVER), "20")
 
 
 @pytest.mark.slow
@@ -102,10 +74,10 @@ def test_the_arm_build_computes_the_same_under_an_emulator(tmp_path: Path) -> No
     compiler, emulator = tool("aarch64-linux-gnu-g++"), tool("qemu-aarch64-static")
     library, program = arm_library(), tmp_path / "driver"
     (target,) = targets_for("aarch64")
-    driver = compile_one(compiler, ["-O2", *target.flags], DRIVER, tmp_path)
+    flags = ["-std=gnu++17", "-fopenmp", "-O2", *target.flags, f"-I{SOURCES}"]
     found = f"-Wl,-rpath,{library.parent}"
-    line = [compiler, "-fopenmp", driver, library, found, "-o", program]
-    subprocess.run(line, check=True)
+    line = [compiler, *flags, DRIVER, library, found, "-o", program]
+    subprocess.run(line, check=True, timeout=patience(280))
     run(emulator, "-L", "/usr/aarch64-linux-gnu", program, "10")
 
 
