@@ -13,6 +13,7 @@ from edge_sdk.checkpoint import replace_file, replace_listed
 from edge_sdk.errors import DataError, ExportError
 from edge_sdk.infer.compressed import compressed
 from edge_sdk.infer.input_parts import listed
+from edge_sdk.infer.output_parts import listed_outputs
 from edge_sdk.json_text import to_json
 from export.checks.stamp import stamped
 from export.checks.tolerance import Tolerance
@@ -127,6 +128,7 @@ def prepare(
     source: Source, *, batch: Literal["1", "dynamic"], data: Path | None
 ) -> tuple[Material, list[str]]:
     """The dense graph with what every target needs to know, and the passes' notes."""
+    from export.checks.output_names import output_parts  # noqa: PLC0415
     from export.checks.reference import reference_of  # noqa: PLC0415
     from export.measure.costs import count_macs  # noqa: PLC0415
     from export.onnx_graph import dense_graph  # noqa: PLC0415
@@ -149,6 +151,9 @@ def prepare(
     }
     if source.parts:
         facts["inputs"] = listed(source.parts)
+    outputs = output_parts(source, data)
+    if outputs:
+        facts["outputs"] = listed_outputs(outputs)
     if source.privacy:
         facts["privacy"] = source.privacy
     calibration = None

@@ -84,7 +84,8 @@ def make_bundle(
         IdentityError: If the key cannot be read; before anything is exported.
     """
     require()
-    from export.onnx_graph import input_names  # noqa: PLC0415 - torch
+    from export.checks.output_names import output_parts  # noqa: PLC0415 - torch
+    from export.onnx_graph import input_names  # noqa: PLC0415
 
     kinds = {one: _kind(one) for one in formats}
     check_layer(compress)
@@ -145,6 +146,7 @@ def make_bundle(
                         source.parts, input_names(source), strict=True
                     )
                 ],
+                made=output_parts(source, folder_data),
             )
             (folder / "README.md").write_text(text, encoding="utf-8")
             manifest["files"] = digests(folder)

@@ -20,6 +20,7 @@ from edge_sdk.infer.input_parts import (
     joined_inputs,
     parts_of,
 )
+from edge_sdk.infer.output_parts import OutputPart, apart_outputs, output_parts_of
 from edge_sdk.infer.session_inputs import DTYPES
 from export.checks.stamp import check_stamp
 from export.extras import require
@@ -39,6 +40,7 @@ class LoadedModel:
         facts: What the file says of itself: task, density, mask digest and others.
         batch: "1", or "dynamic" where it takes any number at once.
         inputs: Of a model of several inputs: names, shapes and dtypes, in order.
+        outputs: Of a model of several or named outputs: names and shapes, in order.
     """
 
     file: Path
@@ -51,6 +53,7 @@ class LoadedModel:
     batch: Literal["1", "dynamic"] = "1"
     inputs: tuple[InputPart, ...] = ()
     _apart: bool = field(default=False, repr=False)
+    outputs: tuple[OutputPart, ...] = ()
 
     def __call__(self, batch: Any) -> NDArray[np.float32]:
         """Outputs of (n, *input_shape) inputs: float32 (n, ...).
@@ -80,6 +83,14 @@ class LoadedModel:
             np.ascontiguousarray(given.astype(self._dtype, copy=False))
         )
         return found
+
+    def apart(self, outputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """What a call gave, each output by its name: float32 (n, *shape).
+
+        Raises:
+            DataError: If it has another number of values than the model's outputs.
+        """
+        return apart_outputs(outputs, self.outputs)
 
 
 def load(file: Path | str) -> LoadedModel:
@@ -166,11 +177,14 @@ def _loaded(
         shape = tuple(operator.index(n) for n in _list(facts.get("input_shape", "[]")))
         labels = tuple(map(str, _list(facts.get("labels", "[]"))))
         parts = parts_of(_list(facts["inputs"]) if "inputs" in facts else None, shape)
+        made = output_parts_of(_list(facts["outputs"]) if "outputs" in facts else None)
     except (ValueError, TypeError, RecursionError) as error:
         raise _foreign(path, f"its metadata cannot be read: {error}") from error
     kind: Literal["1", "dynamic"] = "dynamic" if free else "1"
     name = facts.get("format", "")
-    return LoadedModel(path, name, shape, labels, facts, run, dtype, kind, parts)
+    return LoadedModel(
+        path, name, shape, labels, facts, run, dtype, kind, parts, outputs=made
+    )
 
 
 def _list(text: str) -> list[Any]:

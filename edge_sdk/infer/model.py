@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edge_sdk.errors import CheckpointError, DataError, EngineError
 from edge_sdk.infer.input_parts import InputPart, Several, exact_inputs, parts_of
 from edge_sdk.infer.library import InputArray, runtime_library
+from edge_sdk.infer.output_parts import apart_outputs, output_parts_of
 
 __all__ = ["NativeModel"]
 
@@ -43,6 +44,7 @@ class NativeModel:
         metadata: What the exporter wrote: task, labels, densities, mask digest.
         isa: Kernels in use: "v4", "v3" or "base".
         inputs: Of a model of several inputs: names, shapes and dtypes, in order.
+        outputs: Of a model of several or named outputs: names and shapes, in order.
     """
 
     def __init__(self, file: Path | str | bytes, *, threads: int = 1) -> None:
@@ -74,6 +76,7 @@ class NativeModel:
             self.inputs: tuple[InputPart, ...] = parts_of(
                 self.metadata.get("inputs"), self._input
             )
+            self.outputs = output_parts_of(self.metadata.get("outputs"), self._output)
         except ValueError as error:
             raise _refused(what, str(error)) from error
 
@@ -117,6 +120,14 @@ class NativeModel:
         if code:
             raise EngineError(f"the native runtime failed with code {code}")
         return out
+
+    def apart(self, outputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """What `run` gave, each output by its name: float32 (n, *shape).
+
+        Raises:
+            DataError: If it has another number of values than the model's outputs.
+        """
+        return apart_outputs(outputs, self.outputs)
 
     def _run_several(self, arrays: list[NDArray[Any]]) -> NDArray[np.float32]:
         """Outputs for an array of each input, in order."""

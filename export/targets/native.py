@@ -29,8 +29,8 @@ def _facts(material: Material, name: str, program: Program) -> dict[str, Any]:
     for key in ("labels", "input_shape", "metrics", "density", "mac_density", "macs"):
         facts[key] = json.loads(facts[key])
     facts["round"] = int(facts["round"])
-    if "inputs" in facts:
-        facts["inputs"] = json.loads(facts["inputs"])
+    for key in {"inputs", "outputs"} & facts.keys():
+        facts[key] = json.loads(facts[key])
     return {**facts, "format": name, "output_shape": list(program.output_shape)}
 
 

@@ -1,7 +1,11 @@
-// What the Android example uses of onnxruntime's Java API (1.20), for the compiler only.
+// What the Android example and bundles' code use of onnxruntime's Java API (1.20), for the compiler only.
 package ai.onnxruntime
 
+import java.nio.ByteBuffer
 import java.nio.FloatBuffer
+import java.nio.LongBuffer
+
+enum class OnnxJavaType { FLOAT, BOOL }
 
 interface OnnxValue : AutoCloseable {
     val value: Any
@@ -14,6 +18,11 @@ class OnnxTensor private constructor() : OnnxValue {
 
     companion object {
         fun createTensor(env: OrtEnvironment, data: FloatBuffer, shape: LongArray): OnnxTensor = TODO()
+
+        fun createTensor(env: OrtEnvironment, data: LongBuffer, shape: LongArray): OnnxTensor = TODO()
+
+        fun createTensor(env: OrtEnvironment, data: ByteBuffer, shape: LongArray, type: OnnxJavaType): OnnxTensor =
+            TODO()
     }
 }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_sdk.infer.input_parts import InputPart
+from edge_sdk.infer.output_parts import OutputPart
+from export.snippets import several_inputs as several
 
 __all__ = ["readme"]
 
@@ -41,8 +42,8 @@ let session = try ORTSession(env: ORTEnv(loggingLevel: .warning), modelPath: pat
                              sessionOptions: nil)
 let value = try ORTValue(tensorData: NSMutableData(data: input), elementType: .float,
                          shape: [{shape}])
-let output = try session.run(withInputs: ["input": value], outputNames: ["output"],
-                             runOptions: nil)["output"]!.tensorData()
+let output = try session.run(withInputs: ["input": value], outputNames: ["{out}"],
+                             runOptions: nil)["{out}"]!.tensorData()
 ```
 """
 _CPP = """\
@@ -53,7 +54,7 @@ std::array<int64_t, {rank}> shape{{{shape}}};
 auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
 auto tensor = Ort::Value::CreateTensor<float>(memory, input.data(), input.size(),
                                               shape.data(), shape.size());
-const char *in = "input", *out = "output";
+const char *in = "input", *out = "{out}";
 auto outputs = session.Run({{}}, &in, &tensor, 1, &out, 1);
 ```
 """
@@ -70,69 +71,7 @@ _IDS = (
     ("CreateTensor<float>", "CreateTensor<int64_t>"),
     ("elementType: .float", "elementType: .int64"),
 )
-_PYTHON_APART = """\
-```python
-import numpy as np, onnxruntime as ort
-
-session = ort.InferenceSession("{file}")
-golden = np.load("golden/inputs.npz")
-names = [given.name for given in session.get_inputs()]
-inputs = {{name: golden[key][:1] for name, key in zip(names, golden.files)}}
-output = session.run(None, inputs)[0]
-```
-"""
-_KOTLIN_APART = """\
-```kotlin
-// implementation("com.microsoft.onnxruntime:onnxruntime-android:1.20.0")
-val environment = OrtEnvironment.getEnvironment()
-val session = environment.createSession(assets.open("{file}").readBytes())
-val inputs = mapOf(
-{lines})
-val output = session.run(inputs)[0].value as Array<FloatArray>
-```
-"""
-_SWIFT_APART = """\
-```swift
-// Swift package onnxruntime-swift-package-manager
-let path = Bundle.main.path(forResource: "{stem}", ofType: "onnx")!
-let session = try ORTSession(env: ORTEnv(loggingLevel: .warning), modelPath: path,
-                             sessionOptions: nil)
-let inputs = [
-{lines}]
-let outputs = try session.run(withInputs: inputs,
-                              outputNames: Set(session.outputNames()), runOptions: nil)
-```
-"""
-_CPP_APART = """\
-```cpp
-Ort::Env environment;
-Ort::Session session(environment, "{file}", Ort::SessionOptions{{}});
-auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-Ort::AllocatorWithDefaultOptions allocator;
-auto out = session.GetOutputNameAllocated(0, allocator);
-const char *names[] = {{{names}}}, *outs[] = {{out.get()}};
-std::vector<Ort::Value> inputs;
-{lines}auto outputs = session.Run({{}}, names, inputs.data(), {count}, outs, 1);
-```
-"""
-_PYTHON_NATIVE_APART = """\
-```python
-import numpy as np
-from edge_sdk.infer import NativeModel
-
-golden = np.load("golden/inputs.npz")
-inputs = {{name: golden[name][:1] for name in golden.files}}
-output = NativeModel("{file}").run(inputs)
-```
-"""
-# Of each dtype: C++, Kotlin's call around a buffer of one example, Swift's word.
-_OF_DTYPE = {
-    "float32": ("float", "FloatBuffer.wrap", "float"),
-    "int64": ("int64_t", "LongBuffer.wrap", "int64"),
-    "bool": ("bool", "ByteBuffer.wrap", "bool"),
-}
-# A whole program, C and C++ at once: a test compiles and runs it as both.
-_C_NATIVE = """\
+_C_BUILD = """\
 This compiles `libflsp.so` here, and prints the folder of `flsp.h`:
 
 ```sh
@@ -143,6 +82,9 @@ print(build(Path()), SOURCES)
 END
 ```
 
+"""
+# A whole program, C and C++ at once: a test compiles and runs it as both.
+_C_NATIVE = """\
 ```c
 // cc run.c -I FOLDER -L . -lflsp -Wl,-rpath,. -o run && ./run   (or c++ run.cpp ...)
 #include <stdio.h>
@@ -176,6 +118,7 @@ def readme(
     outputs: int,
     dtype: str = "float32",
     parts: Sequence[InputPart] = (),
+    made: Sequence[OutputPart] = (),
 ) -> str:
     """Markdown: what is in the bundle, and a few lines of code per language.
 
@@ -187,6 +130,7 @@ def readme(
         outputs: Values of one output.
         dtype: Of the input.
         parts: The inputs of a model of several.
+        made: The outputs of a model of several or named ones.
     """
     shape = ", ".join(map(str, (1, *input_shape)))
     lines = [
@@ -208,6 +152,13 @@ def readme(
             "name; `flsp_run_several` takes them in this order, `flsp_run` as one row "
             "of float32, as `golden/input.npy` has it."
         )
+    if made:
+        each = ", ".join(f"{p.name} {p.shape}" for p in made)
+        lines[4:4] = [
+            f"Outputs of one example: {each}. ONNX files give each by its name, the "
+            "code below the first; native files and `golden/` have all, one after the "
+            "other."
+        ]
     for name, entry in models.items():
         exact = "exact" if entry["exact"] else "rounded"
         row = f"| `{entry['file']}` | {entry['bytes']:,} | {entry['size_ratio']:.1f}x"
@@ -220,62 +171,41 @@ def readme(
         plain = {n: e["file"].removesuffix(_ZSTD) for n, e in models.items()}
         models = {n: {**e, "file": plain[n]} for n, e in models.items()}
     ort = next((e for n, e in models.items() if n.startswith("onnx")), None)
-    inputs = math.prod(input_shape)
-    fields = {"shape": shape, "rank": len(input_shape) + 1}
+    fields = {
+        "shape": shape,
+        "rank": len(input_shape) + 1,
+        "inputs": math.prod(input_shape),
+        "out": made[0].name if made else "output",
+        "outputs": outputs,
+    }
     if ort is not None:
-        fields |= {"file": ort["file"], "stem": ort["file"].removesuffix(".onnx")}
-        for title, text in (_APART if parts else _PLAIN).items():
-            if title == "Swift" and any(part.dtype == "bool" for part in parts):
-                continue  # onnxruntime's package for Swift has no such dtype
-            code = text.format(**fields, **_each(title, parts))
-            if dtype == "int64":  # token ids
-                for of_floats, of_ids in _IDS:
-                    code = code.replace(of_floats, of_ids)
-            lines += ["", f"## {title}, onnxruntime", "", code]
+        lines += _of_onnxruntime(ort["file"], fields, parts, dtype)
     native = next((e for n, e in models.items() if n.startswith("native")), None)
     if native is not None:
-        fields |= {"file": native["file"], "inputs": inputs, "outputs": outputs}
-        python = _PYTHON_NATIVE_APART if parts else _PYTHON_NATIVE
+        fields["file"] = native["file"]
+        python = several.PYTHON_NATIVE if parts else _PYTHON_NATIVE
         lines += ["", "## Python, native", "", python.format(**fields)]
-        lines += ["", "## C and C++, native", "", _C_NATIVE.format(**fields)]
+        fields |= several.fields_of("C", parts)
+        program = several.C_NATIVE if parts else _C_NATIVE
+        lines += ["", "## C and C++, native", "", _C_BUILD + program.format(**fields)]
     return "\n".join(lines)
 
 
+def _of_onnxruntime(
+    file: str, fields: Mapping[str, Any], parts: Sequence[InputPart], dtype: str
+) -> list[str]:
+    """A piece of code for each language."""
+    lines: list[str] = []
+    fields = {**fields, "file": file, "stem": file.removesuffix(".onnx")}
+    for title, text in (several.LANGUAGES if parts else _PLAIN).items():
+        if title == "Swift" and any(part.dtype == "bool" for part in parts):
+            continue  # onnxruntime's package for Swift has no such dtype
+        code = text.format(**fields, **several.fields_of(title, parts))
+        if dtype == "int64":  # token ids
+            for of_floats, of_ids in _IDS:
+                code = code.replace(of_floats, of_ids)
+        lines += ["", f"## {title}, onnxruntime", "", code]
+    return lines
+
+
 _PLAIN = {"Python": _PYTHON_ORT, "C++": _CPP, "Kotlin": _KOTLIN, "Swift": _SWIFT}
-_APART = {
-    "Python": _PYTHON_APART,
-    "C++": _CPP_APART,
-    "Kotlin": _KOTLIN_APART,
-    "Swift": _SWIFT_APART,
-}
-
-
-def _each(title: str, parts: Sequence[InputPart]) -> dict[str, Any]:
-    """Lines of code for each of several inputs, in a language."""
-    lines = []
-    for number, part in enumerate(parts):
-        shape, rank = ", ".join(map(str, (1, *part.shape))), 1 + len(part.shape)
-        cpp, kotlin, swift = _OF_DTYPE[part.dtype]
-        word = re.sub(r"\W|^(?=\d)", "_", part.name)
-        if title == "C++":
-            sizes = f"shape{number}"
-            lines += [
-                f"int64_t {sizes}[] = {{{shape}}};",
-                f"inputs.push_back(Ort::Value::CreateTensor<{cpp}>(",
-                f"    memory, {word}.data(), {word}.size(), {sizes}, {rank}));",
-            ]
-        elif title == "Kotlin":
-            typed = ", OnnxJavaType.BOOL" if part.dtype == "bool" else ""
-            lines += [
-                f'    "{part.name}" to OnnxTensor.createTensor(environment,',
-                f"        {kotlin}({word}), longArrayOf({shape}){typed}),",
-            ]
-        elif title == "Swift":
-            lines += [
-                f'    "{part.name}": try ORTValue(',
-                f"        tensorData: NSMutableData(data: {word}),",
-                f"        elementType: .{swift}, shape: [{shape}]),",
-            ]
-    names = ", ".join(f'"{part.name}"' for part in parts)
-    joined = "".join(f"{line}\n" for line in lines)
-    return {"lines": joined, "names": names, "count": len(parts)} if parts else {}
