@@ -209,6 +209,13 @@ def _check_outputs(source: Source) -> None:
                 "the batch as first axis (of an LSTM, the first of what it returns, "
                 "with batch_first=True).",
             )
+        if not output.numel():
+            raise ExportError(
+                f"{name}: output {number} of {len(outputs)} has shape "
+                f"{tuple(output.shape)} for {_TRIED} examples, which holds no values",
+                remedy="Wrap it in a module whose forward returns only outputs that "
+                "hold something.",
+            )
         if output.is_complex():
             raise ExportError(
                 f"{name}: output {number} of {len(outputs)} is {output.dtype}, which "

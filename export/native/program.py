@@ -102,6 +102,7 @@ class Binary(enum.IntEnum):
     EQUAL = 13
     KEEP = 14
     DROP = 15
+    BIT_AND = 64  # the two bits below are `Spread`'s
 
 
 class Spread(enum.IntEnum):

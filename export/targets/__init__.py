@@ -17,7 +17,7 @@ from export.passes import run
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 
-__all__ = ["Material", "Product", "Target", "fixed_batch"]
+__all__ = ["Material", "Product", "Target", "fixed_batch", "row_notes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,3 +122,12 @@ def fixed_batch(material: Material, name: str) -> tuple[int, ...]:
             f"format {name} takes a fixed batch", remedy="Leave out --batch dynamic."
         )
     return (1, *material.source.input_shape)
+
+
+def row_notes(material: Material) -> tuple[str, ...]:
+    """A converter's note on a model of several inputs: its file has one for all."""
+    parts = material.source.parts
+    if not parts:
+        return ()
+    each = ", ".join(f"{part.name} {part.shape}" for part in parts)
+    return (f"one input, a row of float32 with all: {each}",)

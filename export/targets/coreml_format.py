@@ -15,7 +15,7 @@ import torch
 
 from edge_sdk.errors import ExportError
 from export.extras import require
-from export.targets import Material, Product, Target, fixed_batch
+from export.targets import Material, Product, Target, fixed_batch, row_notes
 
 __all__ = ["TARGET"]
 
@@ -51,7 +51,7 @@ def _make(material: Material) -> Product:
     except Exception as error:
         raise ExportError(f"coremltools could not convert: {error}") from error
     note = "not run: Core ML runs on Apple's systems only, compare outputs there"
-    return Product(content, material.copy(), None, (note,))
+    return Product(content, material.copy(), None, (note, *row_notes(material)))
 
 
 def _zipped(package: Path) -> bytes:

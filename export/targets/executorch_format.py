@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
 from export.extras import require
-from export.targets import Material, Product, Target, fixed_batch
+from export.targets import Material, Product, Target, fixed_batch, row_notes
 
 __all__ = ["TARGET"]
 
@@ -29,7 +29,8 @@ def _make(material: Material) -> Product:
         content = bytes(lowered.to_executorch().buffer)
     except Exception as error:
         raise ExportError(f"ExecuTorch could not convert the model: {error}") from error
-    return Product(content, material.copy(), None, ("XNNPACK, dense weights",))
+    notes = ("XNNPACK, dense weights", *row_notes(material))
+    return Product(content, material.copy(), None, notes)
 
 
 def _run(content: bytes, batch: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import export
-from edge_sdk.errors import CheckpointError, DataError
+from edge_sdk.errors import CheckpointError, DataError, ExportError
 from edge_sdk.infer import Bundle, NativeModel
 from edge_sdk.infer.output_parts import output_parts_of
 from export.checks.output_names import named_outputs
@@ -214,3 +214,16 @@ def test_a_native_file_whose_outputs_are_not_its_programs_is_refused(
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="its outputs are 7 values"):
         export.load(path)
+
+
+def test_an_output_without_values_is_refused_by_its_number() -> None:
+    class Empty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"all": self.out(x), "none": self.out(x)[:, :0]}
+
+    with pytest.raises(ExportError, match=r"output 1 of 2 has shape .* holds no val"):
+        export.build(Empty(), format="onnx", input_shape=(6,))

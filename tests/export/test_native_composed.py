@@ -14,6 +14,7 @@ import export
 from edge_sdk.errors import ExportError
 from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.lower import lower
+from export.native.program import Binary
 
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
@@ -222,3 +223,11 @@ def test_a_table_of_two_rows_is_looked_up_by_any_axis() -> None:
         node("Gather", ["table", "places"], ["output"], axis=1),
     ]
     compare(model_of(nodes, {"table": array(3, 12)}, ROWS), ROWS)
+
+
+def test_an_and_of_two_computed_values_is_one_operation() -> None:
+    nodes, arrays, shape = of_whole("BitwiseAnd")
+    program = lower(model_of(nodes, arrays, shape))
+    kinds = [operation.extra for operation in program.operations]
+    assert kinds.count(int(Binary.BIT_AND)) == 1
+    assert len(kinds) < 20

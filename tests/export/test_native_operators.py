@@ -336,6 +336,50 @@ def test_wide_depthwise_windows_equal_onnxruntimes(
     compare(model, shape)
 
 
+@pytest.mark.parametrize("isa", ["v4", *ISAS])
+@pytest.mark.parametrize("channels", [3, 8, 16, 37])
+def test_depthwise_layers_of_small_planes_equal_onnxruntimes(
+    channels: int, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several channels to a vector: tiles of 8, 7, 4 and 1 pixels, padded as asked."""
+    monkeypatch.setenv("FLSP_ISA", isa)
+    for size, kernel, stride, dilation, pads, residual in (
+        ((7, 7), (3, 3), 1, 1, [1, 1, 1, 1], True),
+        ((7, 7), (5, 5), 1, 1, [2, 2, 2, 2], False),
+        ((14, 14), (3, 3), 2, 1, [1, 1, 1, 1], False),
+        ((14, 14), (5, 5), 2, 1, [2, 2, 2, 2], False),
+        ((13, 16), (3, 3), 2, 1, [0, 0, 1, 1], False),
+        ((5, 8), (3, 3), 1, 2, [2, 2, 2, 2], True),
+        ((4, 11), (2, 4), 1, 1, [0, 3, 1, 0], True),
+        ((6, 6), (3, 3), 3, 1, [1, 1, 0, 0], False),
+        ((2, 3), (7, 7), 1, 1, [3, 3, 3, 3], True),
+    ):
+        conv = node("Conv", ["input", "w", "b"], ["c"], group=channels, pads=pads,
+                    strides=[stride] * 2, dilations=[dilation] * 2)  # fmt: skip
+        nodes = [conv, node("Relu", ["c"], ["output"])]
+        if residual:
+            nodes[1:] = [
+                node("Add", ["c", "input"], ["a"]), node("Relu", ["a"], ["output"])
+            ]  # fmt: skip
+        arrays = {"w": array(channels, 1, *kernel), "b": array(channels)}
+        shape = (channels, *size)
+        compare(model_of(nodes, arrays, shape), shape)
+
+
+@pytest.mark.parametrize("isa", ["v4", *ISAS])
+@pytest.mark.parametrize("width", [9, 16, 17, 28, 33, 49, 70, 96])
+def test_depthwise_rows_of_two_vectors_equal_onnxruntimes(
+    width: int, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLSP_ISA", isa)
+    for height, pads in ((9, [1, 1, 1, 1]), (30, [0, 0, 2, 2]), (31, [2, 2, 0, 0])):
+        shape = (5, height, width)
+        conv = node("Conv", ["input", "w", "b"], ["c"], group=5, pads=pads)
+        nodes = [conv, node("Add", ["c", "input"], ["output"])]
+        arrays = {"w": array(5, 1, 3, 3), "b": array(5)}
+        compare(model_of(nodes, arrays, shape), shape)
+
+
 # ------------------------------------------------------- steps lowered together
 
 Spelled = tuple[list[onnx.NodeProto], dict[str, np.ndarray], bool]

@@ -256,15 +256,63 @@ def test_values_go_back_to_the_places_of_their_windows() -> None:
         assert one.findings.parity.max_relative <= 1e-5
 
 
-def test_places_of_volumes_windows_are_refused() -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]},
+        {"kernel_shape": [2, 3, 2], "strides": [1, 2, 1], "pads": [1, 1, 0, 0, 1, 1]},
+        {"kernel_shape": [2, 1, 2], "dilations": [2, 1, 3]},
+        {"kernel_shape": [2, 2, 3], "strides": [2, 2, 2], "ceil_mode": 1},
+        {"kernel_shape": [3, 1, 1], "pads": [1, 0, 0, 1, 0, 0]},
+    ],
+)
+def test_windows_of_volumes_give_their_places(how: dict[str, Any]) -> None:
+    """Of equal values, which rounding makes here, the first counts."""
     nodes = [
-        node("Reshape", ["input", "volume"], ["x"]),
-        node("MaxPool", ["x"], ["y", "places"], kernel_shape=[2, 2, 2]),
-        node("Cast", ["places"], ["output"], to=1),
+        node("Reshape", ["input", "volume"], ["x0"]),
+        node("Round", ["x0"], ["x"]),
+        node("MaxPool", ["x"], ["largest", "places"], **how),
+        node("Cast", ["places"], ["numbers"], to=1),
+        node("Concat", ["largest", "numbers"], ["y"], axis=1),
+        node("Flatten", ["y"], ["output"], axis=0),
     ]
-    arrays = {"volume": ints(1, 2, 3, 4, 5)}
-    with pytest.raises(ExportError, match=r"MaxPool .* gives places of volumes"):
-        lower(model_of(nodes, arrays, (6, 4, 5)))
+    arrays = {"volume": ints(1, 2, 5, 6, 7)}
+    compare(model_of(nodes, arrays, (10, 6, 7)), (10, 6, 7), limit=0)
+
+
+class UnpooledVolume(nn.Module):
+    """The largest values of a volume's windows back at their places."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pool = {"kernel_size": 2, "stride": 2, "return_indices": True}
+        less, places = nn.functional.max_pool3d(x.unflatten(1, (2, 4)), **pool)
+        found: torch.Tensor = nn.functional.max_unpool3d(less.tanh(), places, 2, 2)
+        return found
+
+
+def test_values_of_volumes_go_back_to_the_places_of_their_windows() -> None:
+    made = export.build(
+        UnpooledVolume(), formats=("onnx", "native"), input_shape=(8, 6, 4)
+    )
+    for one in made.values():
+        assert one.findings.parity is not None
+        assert one.findings.parity.max_relative <= 1e-5
+
+
+def test_places_column_by_column_and_short_floats_are_refused() -> None:
+    nodes = [
+        node("MaxPool", ["input"], ["y", "places"], kernel_shape=[2, 2],
+             storage_order=1),
+        node("Cast", ["places"], ["output"], to=1),
+    ]  # fmt: skip
+    with pytest.raises(ExportError, match=r"MaxPool .* gives places column by column"):
+        lower(model_of(nodes, {}, (6, 4, 5)))
+    short = [
+        node("Cast", ["input"], ["x"], to=onnx.TensorProto.FLOAT16),
+        node("Cast", ["x"], ["output"], to=1),
+    ]
+    with pytest.raises(ExportError, match=r"Cast .* rounds to a float of 16 bits"):
+        lower(model_of(short, {}, (4, 5)))
 
 
 # ------------------------------------------------------------------------- files

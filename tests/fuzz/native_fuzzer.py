@@ -304,6 +304,7 @@ def _values() -> Program:
         *(Shape(4, 19, 36), Shape(4, 9, 12), Shape(4, 9, 24), Shape(24, 4, 9)),
         *(tall, tall, tall, tall, Shape(4, 18, 12), Shape(4, 12, 12)),
         *(Shape(4, 12, 1), Shape(48), Shape(4, 1, 12), Shape(4, 1, 4)),
+        Shape(4, 1, 4),
     )
     times = int(Binary.TIMES)
     per_channel = times + 16 * int(Spread.PER_CHANNEL)
@@ -328,9 +329,10 @@ def _values() -> Program:
         Operation(Kind.FLATTEN, 17, 18),
         Operation(Kind.RESHAPE, 18, 19),
         Operation(Kind.RECURRENT, 19, 20, weight=2, extra=int(Cell.GRU) + 16),
+        Operation(Kind.BINARY, 20, 21, 20, extra=int(Binary.BIT_AND)),
     )
     weights = matrix(4, 1, 1.0), matrix(18, 1, 1.0), matrix(12, 4, 0.3)
-    return Program(shapes, operations, weights, 20)
+    return Program(shapes, operations, weights, 21)
 
 
 def seed_files() -> dict[str, bytes]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -122,34 +120,13 @@ def _bitwise(low: Lowering, node: onnx.NodeProto) -> None:
         if name in low.constants:
             low.constants[name] = _small(low.constants[name])
     first, second = together(low, node)
-    constant = low.constants.get(node.input[1])
-    if node.input[0] in low.constants:
-        first, second, constant = second, first, low.constants[node.input[0]]
-    both = _and(of, first, second, constant)
+    both = of.pair(Binary.BIT_AND, first, second)
     if node.op_type != "BitwiseAnd":  # what each has alone stays exact
         own = of.pair(Binary.MINUS, second, both)
         if node.op_type == "BitwiseXor":
             first = of.pair(Binary.MINUS, first, both)
         both = of.pair(Binary.PLUS, first, own)
     low.alias(node.output[0], both)
-
-
-def _and(
-    of: Arithmetic, first: int, second: int, constant: NDArray[np.generic] | None
-) -> int:
-    """Bits that both have; of one number for all only its own are looked at."""
-    alone = None
-    if constant is not None and np.unique(constant).size == 1:
-        alone = int(constant.reshape(-1)[0])
-    made = -1
-    for number, bit in _bits(of, first, -1 if alone is None else alone):
-        seen = bit
-        if alone is None:
-            ((_, other),) = _bits(of, second, 1 << number)
-            seen = of.pair(Binary.TIMES, bit, other)
-        part = of.line(seen, float(2**number if number < _BITS else -(2**number)))
-        made = part if made < 0 else of.pair(Binary.PLUS, made, part)
-    return of.line(first, 0.0) if made < 0 else made
 
 
 def _small(constant: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -162,22 +139,6 @@ def _small(constant: NDArray[np.generic]) -> NDArray[np.float32]:
         np.float32
     )
     return found
-
-
-def _bits(of: Arithmetic, index: int, wanted: int) -> Iterator[tuple[int, int]]:
-    """Number and values, 0 and 1, of the bits of whole numbers that are in `wanted`.
-
-    Halves rounded down are those of two's complement, below zero as well.
-    """
-    for number in range(_BITS + 1):
-        if not wanted >> number & 1:
-            continue
-        here = of.each(ElementFunction.FLOOR, of.line(index, 0.5**number))
-        if number == _BITS:
-            yield number, of.line(here, -1.0)
-            continue
-        above = of.each(ElementFunction.FLOOR, of.line(index, 0.5 ** (number + 1)))
-        yield number, of.pair(Binary.PLUS, here, of.line(above, -2.0))
 
 
 def _not(low: Lowering, node: onnx.NodeProto) -> None:

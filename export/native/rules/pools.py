@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
@@ -54,82 +55,152 @@ def _pool(low: Lowering, node: onnx.NodeProto) -> None:
 
 
 def _with_places(low: Lowering, node: onnx.NodeProto) -> None:
-    """The largest of each window and its place in the whole value, tap by tap.
+    """The largest of each window and its place in the whole value.
 
-    A later tap counts where it is larger, so that of equal values the first has it.
+    Of a volume first in each slice, then along the depth.
     """
     full = low.full(node.input[0])
-    if len(full) == VOLUME or attributes(node).get("storage_order", 0):
-        raise low.refused(node, "gives places of volumes, or column by column")
+    if attributes(node).get("storage_order", 0):
+        raise low.refused(node, "gives places column by column")
     if prod(full) > _MOST_PLACES:
         raise low.refused(
             node, f"counts {prod(full):,} places: up to {_MOST_PLACES:,} are supported"
         )
-    of, window = Arithmetic(low, node.output[0]), window_in(low, node)
-    source = low.view(node, node.input[0])
-    have, out = low.shapes[source], low.shape(node.output[0])
-    rows, columns = (
-        np.arange(count)[:, None] * step - pad + np.arange(taps) * apart
-        for count, step, pad, taps, apart in zip(
-            (out.height, out.width),
-            window["stride"],
-            window["pad"],
-            window["kernel"],
-            window["dilation"],
-            strict=True,
+    if len(full) == VOLUME:
+        window = volumes.window_of(low, node, attributes(node)["kernel_shape"])
+        _, channels, depth, height, width = full
+        deep, high, wide = low.full(node.output[0])[2:]
+        made, sizes = (deep, high, wide), (depth, height, width)
+        of_axes = (window.stride, window.before, window.kernel, window.dilation)
+        taps = [_Taps(n, *(int(v[i]) for v in of_axes)) for i, n in enumerate(made)]
+        planes = Shape(channels * depth, height, width)
+        source = low.view(node, node.input[0], planes)
+        best = _largest(low, node, source, None, taps[1:], width)
+        seen = low.fitting(Shape(channels, depth, high * wide), node.output[0])
+        source, places = (low.reshaped(node, index, seen) for index in best)
+        along = [taps[0], _Taps(high * wide, 1, 0, 1, 1)]
+        found, places = _largest(low, node, source, places, along, height * width)
+        pixels = prod(sizes)
+    else:
+        flat = window_in(low, node)
+        source, out = low.view(node, node.input[0]), low.shape(node.output[0])
+        stride, pad, kernel, apart = (
+            flat[key] for key in ("stride", "pad", "kernel", "dilation")
         )
-    )  # places along each axis, (out, taps)
-    source = _with_edges(low, node, source, rows, columns)
-    first = rows[:, :1] * have.width + columns[:, 0]  # may lie before the image
+        taps = [
+            _Taps(n, stride[i], pad[i], kernel[i], apart[i])
+            for i, n in enumerate((out.height, out.width))
+        ]
+        have = low.shapes[source]
+        found, places = _largest(low, node, source, None, taps, have.width)
+        channels, pixels = have.channels, have.pixels
+    low.alias(node.output[0], found)
+    shifts = np.arange(channels, dtype=np.float32) * pixels
+    weight = low.weight(node.output[0], np.ones((channels, 1)), shifts)
+    moved = low.anonymous(low.shapes[places])
+    low.emit(Operation(Kind.AFFINE, places, moved, weight=weight))
+    low.alias(node.output[1], moved)
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """Windows along one axis: how many, and what each reads."""
+
+    count: int
+    stride: int
+    pad: int
+    kernel: int
+    dilation: int
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Places that each reads, (count, kernel); some may lie outside."""
+        first = np.arange(self.count)[:, None] * self.stride - self.pad
+        return first + np.arange(self.kernel) * self.dilation
+
+
+def _largest(
+    low: Lowering,
+    node: onnx.NodeProto,
+    source: int,
+    carried: int | None,
+    taps: Sequence[_Taps],
+    row: int,
+) -> tuple[int, int]:
+    """The largest of each window and its place in the channel, tap by tap.
+
+    A later tap counts where it is larger, so that of equal values the first has it.
+
+    Args:
+        low: The program.
+        node: The pool.
+        source: Values.
+        carried: Places that the values have already, below those of a row; None: each
+            column is one further.
+        taps: Along rows and columns.
+        row: Places that lie between rows.
+    """
+    of, have = Arithmetic(low, node.output[0]), low.shapes[source]
+    rows, columns = (axis.places for axis in taps)
+    out = replace(have, height=len(rows), width=len(columns))
+    stride = (taps[0].stride, taps[1].stride)
+    source, carried = _with_edges(low, node, source, carried, rows, columns)
+
+    def read(index: int, at: tuple[int, int]) -> int:
+        made = low.anonymous(out)
+        return low.emit(Operation(Kind.CROP, index, made, stride=stride, pad=at))
+
     best = away = -1
     for tap, (i, j) in enumerate(
         product(range(rows.shape[1]), range(columns.shape[1]))
     ):
         at = int(rows[0, i] - rows[0, 0]), int(columns[0, j] - columns[0, 0])
-        value = low.emit(
-            Operation(
-                *(Kind.CROP, source, low.anonymous(out)),
-                stride=window["stride"],
-                pad=at,
-            )
-        )
+        value = read(source, at)
+        here = None if carried is None else read(carried, at)
         if not tap:
-            best, away = value, of.line(value, 0.0)
+            best, away = value, of.line(value, 0.0) if here is None else here
             continue
         more = of.pair(Binary.ABOVE, value, best)
-        own = of.line(more, float(at[0] * have.width + at[1]))
+        if here is None:
+            own = of.line(more, float(at[0] * row + at[1]))
+        else:
+            moved = of.line(here, 1.0, float(at[0] * row))
+            own = of.pair(Binary.KEEP, moved, more)
         away = of.pair(Binary.PLUS, of.pair(Binary.DROP, away, more), own)
         best = of.pair(Binary.MOST, best, value)
-    low.alias(node.output[0], best)
-    shifts = np.arange(have.channels, dtype=np.float32) * have.pixels
-    ones = np.ones((have.channels, 1))
-    weight = low.weight(node.output[0], ones, shifts)
-    moved = Operation(Kind.AFFINE, away, low.anonymous(out), weight=weight)
-    places = low.emit(moved)
-    plane = _plane(low, node, "first places", first.astype(np.float32))
-    low.alias(node.output[1], of.pair(Binary.PLUS, places, plane, Spread.PER_PIXEL))
+    first = rows[:, :1] * row + (
+        columns[:, 0] if carried is None else 0 * columns[:, 0]
+    )
+    plane = _plane(low, node, f"first places of {source}", first.astype(np.float32))
+    return best, of.pair(Binary.PLUS, away, plane, Spread.PER_PIXEL)
 
 
 def _with_edges(
     low: Lowering,
     node: onnx.NodeProto,
     source: int,
+    carried: int | None,
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
-) -> int:
+) -> tuple[int, int | None]:
     """An image with what its windows read beside it, which is never the largest."""
     have, of = low.shapes[source], Arithmetic(low, node.output[0])
     top, left = -int(rows.min()), -int(columns.min())
     height = top + max(int(rows.max()) + 1, have.height)
     width = left + max(int(columns.max()) + 1, have.width)
     if (height, width) == (have.height, have.width):
-        return source
-    whole = low.anonymous(replace(have, height=height, width=width))
-    low.emit(Operation(Kind.SPREAD, source, whole, pad=(top, left)))
+        return source, carried
+    seen = replace(have, height=height, width=width)
+
+    def spread(index: int) -> int:
+        whole = low.anonymous(seen)
+        return low.emit(Operation(Kind.SPREAD, index, whole, pad=(top, left)))
+
     least = np.full((height, width), np.finfo(np.float32).min)
     least[top : top + have.height, left : left + have.width] = 0
-    plane = _plane(low, node, "edges", least)
-    return of.pair(Binary.PLUS, whole, plane, Spread.PER_PIXEL)
+    plane = _plane(low, node, f"edges of {source}", least)
+    found = of.pair(Binary.PLUS, spread(source), plane, Spread.PER_PIXEL)
+    return found, None if carried is None else spread(carried)
 
 
 def _plane(

@@ -19,6 +19,7 @@ from export.passes.graph import attribute, attributes
 __all__ = ["RULES"]
 
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
+_SHORT = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 
 
 def _alias(low: Lowering, node: onnx.NodeProto) -> None:
@@ -177,6 +178,10 @@ def _cast(low: Lowering, node: onnx.NodeProto) -> None:
     if to in _FLOATS:
         _alias(low, node)
         return
+    if to in _SHORT:
+        raise low.refused(
+            node, "rounds to a float of 16 bits, and every value is one of 32"
+        )
     if to != onnx.TensorProto.BOOL:
         low.each(node, node.input[0], Kind.FUNCTION, int(ElementFunction.WHOLE))
         return

@@ -16,7 +16,7 @@ from export.native.program import Kind, Operation, Shape
 from export.native.rules.window import convolve
 from export.passes.graph import attributes
 
-__all__ = ["conv", "conv_transpose", "pool"]
+__all__ = ["conv", "conv_transpose", "pool", "window_of"]
 
 _MOST_SLICES = 256  # of a volume that a convolution makes: each is an operation
 Sizes = Sequence[int]
@@ -40,7 +40,8 @@ class _Window:
         return {key: (int(v[1]), int(v[2])) for key, v in fields.items()}
 
 
-def _window(low: Lowering, node: onnx.NodeProto, kernel: Sizes) -> _Window:
+def window_of(low: Lowering, node: onnx.NodeProto, kernel: Sizes) -> _Window:
+    """The window of a node of volumes, whatever it computes."""
     a = attributes(node)
     if a.get("auto_pad", b"NOTSET") != b"NOTSET":
         raise low.refused(node, "uses auto_pad")
@@ -59,7 +60,7 @@ def _window(low: Lowering, node: onnx.NodeProto, kernel: Sizes) -> _Window:
 def conv(low: Lowering, node: onnx.NodeProto, weight: NDArray[Any]) -> None:
     """A convolution of volumes: each slice of the output from those that it reads."""
     _, channels, *sizes = low.full(node.input[0])
-    window = _window(low, node, weight.shape[2:])
+    window = window_of(low, node, weight.shape[2:])
     source = low.view(node, node.input[0], Shape(channels * sizes[0], *sizes[1:]))
     _convolve(low, node, source, channels, weight, window)
 
@@ -68,7 +69,7 @@ def conv_transpose(low: Lowering, node: onnx.NodeProto, weight: NDArray[Any]) ->
     """A convolution with the turned kernel over a volume that zeros keep apart."""
     _, channels, *sizes = low.full(node.input[0])
     wanted = low.full(node.output[0])[2:]
-    window = _window(low, node, weight.shape[2:])
+    window = window_of(low, node, weight.shape[2:])
     groups, per = int(attributes(node).get("group", 1)), weight.shape[1]
     kernel = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
     turned = kernel[..., ::-1, ::-1, ::-1].reshape(groups * per, -1, *window.kernel)
@@ -167,7 +168,7 @@ def _turned(low: Lowering, index: int, first: int, shape: Shape) -> int:
 
 def pool(low: Lowering, node: onnx.NodeProto, kind: Kind, extra: int) -> None:
     """Over height and width of each slice, then over depth."""
-    window = _window(low, node, attributes(node)["kernel_shape"])
+    window = window_of(low, node, attributes(node)["kernel_shape"])
     _, channels, *sizes = low.full(node.input[0])
     deep, *plane = low.full(node.output[0])[2:]
     index = low.view(node, node.input[0], Shape(channels * sizes[0], *sizes[1:]))

@@ -16,9 +16,9 @@ bool same(const Buffer& a, const Buffer& b) {
 
 void check_binary(const OpRecord& o, const Buffer& in, const Buffer& second,
                   const Buffer& out) {
-  const int32_t spread = o.extra / 16;
-  static_assert(kBinaries == 16, "extra has four bits for the function");
-  fits(o.extra >= 0 && spread <= kPerPixel, "function");
+  const int32_t spread = spread_of(o), function = binary_of(o);
+  static_assert(kBinaries == 16, "below 64 extra has four bits for the function");
+  fits((function >= 0 && function < kBinaries) || function == kBitAnd, "function");
   fits(same(in, out) && o.in2 >= 0, "shapes of two inputs");
   const bool channels = second.channels == in.channels, one = second.channels == 1;
   const bool rows = second.height == in.height, columns = second.width == in.width;

@@ -1,5 +1,6 @@
 // Depth-wise convolutions: how a channel's rows are copied, and the channels' filters.
 #include <algorithm>
+#include <array>
 
 #include "layers.h"
 
@@ -8,6 +9,7 @@ namespace {
 
 constexpr int32_t kMostTaps = 49, kMostSide = 7;
 constexpr int64_t kMostTurned = 64, kMostStrided = 256;  // pixels of a plane
+constexpr int64_t kMostPadded = 1024;  // with their padding
 constexpr int32_t kCopyFloats = 5000;  // 20 KB: the copy stays in a first-level cache
 
 int32_t rounded(int32_t count, int32_t lanes) { return (count + lanes - 1) / lanes * lanes; }
@@ -38,13 +40,22 @@ void spread_filters(const Weight& w, int64_t first, int32_t outputs, float* filt
   }
 }
 
+// Rows or columns of a plane with its padding, as far as windows read.
+int64_t padded(int64_t pad, int64_t in, int64_t out, int64_t stride, int64_t kernel,
+               int64_t dilation) {
+  return std::max(pad + in, (out - 1) * stride + (kernel - 1) * dilation + 1);
+}
+
 // Small planes, whose short rows cost more to copy than to add up. Measured on Zen 5: 7 x 7
 // pixels take 0.7 times as long, 14 x 14 with a stride of 2 the same, 28 x 28 no less.
 bool turns(const OpRecord& o, const Buffer& in, const Buffer& out) {
   const int64_t most = o.stride_h > 1 || o.stride_w > 1 ? kMostStrided : kMostTurned;
   return o.groups == in.channels && out.channels == in.channels && in.pixels() > 1 &&
          in.pixels() <= most && out.pixels() <= most &&
-         o.kernel_h * o.kernel_w <= kMostTaps;
+         o.kernel_h * o.kernel_w <= kMostTaps &&
+         padded(o.pad_top, in.height, out.height, o.stride_h, o.kernel_h, o.dilation_h) *
+                 padded(o.pad_left, in.width, out.width, o.stride_w, o.kernel_w, o.dilation_w) <=
+             kMostPadded;
 }
 
 // Groups begin..end of channels.
@@ -66,6 +77,17 @@ void run_turned(const Model& model, const Op& op, const Workspace& space, int th
   d.dilation_h = o.dilation_h, d.dilation_w = o.dilation_w;
   d.pad_top = o.pad_top, d.pad_left = o.pad_left;
   d.low = o.low, d.high = o.high;
+  d.padded_height = static_cast<int32_t>(
+      padded(o.pad_top, in.height, out.height, o.stride_h, o.kernel_h, o.dilation_h));
+  d.padded_width = static_cast<int32_t>(
+      padded(o.pad_left, in.width, out.width, o.stride_w, o.kernel_w, o.dilation_w));
+  const int32_t around = d.padded_height * d.padded_width * lanes;
+  std::fill_n(d.scratch, around, 0.0f);
+  std::array<int32_t, kMostStrided + 3> places;
+  places.fill(around);  // behind the plane, for pixels behind the last
+  for (int32_t i = 0; i < in.pixels(); i++)
+    places[i] = ((o.pad_top + i / in.width) * d.padded_width + o.pad_left + i % in.width) * lanes;
+  d.places = places.data();
   for (int64_t c = begin * lanes; c < end * lanes && c < in.channels; c += lanes) {
     d.channels = static_cast<int32_t>(std::min<int64_t>(lanes, in.channels - c));
     d.filters = whole ? static_cast<const float*>(w.values.at) + c * taps : filters;
@@ -89,7 +111,10 @@ DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& o, const Bu
     p.strip = out.height;
     p.turned = true;
     const int32_t taps = o.kernel_h * o.kernel_w;
-    p.copy_floats = lanes * static_cast<int32_t>(in.plane() + out.plane() + taps + 1);
+    const int64_t around =
+        padded(o.pad_top, in.height, out.height, o.stride_h, o.kernel_h, o.dilation_h) *
+        padded(o.pad_left, in.width, out.width, o.stride_w, o.kernel_w, o.dilation_w);
+    p.copy_floats = lanes * static_cast<int32_t>(around + out.plane() + taps + 2);
     p.floats = int64_t{p.copy_floats} + int64_t{lanes} * taps + 16;
     return p;
   }

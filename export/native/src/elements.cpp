@@ -45,9 +45,15 @@ void paired(const Call& a, const float* x, const float* z, bool one, float* y, i
     y[i] = std::min(std::max(function(x[i], z[one ? 0 : i]), low), high);
 }
 
+// Of whole numbers that float32 has all of; 0 of what is none.
+float bits_of_both(float v, float w) {
+  const auto whole = [](float x) { return std::fabs(x) < 0x1p31f ? static_cast<int64_t>(x) : 0; };
+  return static_cast<float>(whole(v) & whole(w));
+}
+
 void compared(const Call& a, const float* x, const float* z, bool one, float* y, int64_t n) {
   const auto all = [&](auto f) { paired(a, x, z, one, y, n, f); };
-  switch (a.o.extra % 16) {
+  switch (binary_of(a.o)) {
     case kPower: return all([](float v, float w) { return std::pow(v, w); });
     case kAbove: return all([](float v, float w) { return v > w ? 1.0f : 0.0f; });
     case kAtLeast: return all([](float v, float w) { return v >= w ? 1.0f : 0.0f; });
@@ -55,13 +61,14 @@ void compared(const Call& a, const float* x, const float* z, bool one, float* y,
     case kAtMost: return all([](float v, float w) { return v <= w ? 1.0f : 0.0f; });
     case kEqual: return all([](float v, float w) { return v == w ? 1.0f : 0.0f; });
     case kKeep: return all([](float v, float w) { return w != 0 ? v : 0.0f; });
+    case kBitAnd: return all(bits_of_both);
     default: return all([](float v, float w) { return w == 0 ? v : 0.0f; });
   }
 }
 
 void binary(const Call& a) {
   static_assert(kPairPlus == int{kPlus} && kPairUnderSecond == int{kUnderSecond}, "one order");
-  const int32_t function = a.o.extra % 16, spread = a.o.extra / 16;
+  const int32_t function = binary_of(a.o), spread = spread_of(a.o);
   const int64_t pixels = a.in.buffer.pixels(), width = a.in.buffer.width;
   const auto run = [&](const float* x, const float* z, bool one, float* y, int64_t n) {
     if (function > kUnderSecond) return compared(a, x, z, one, y, n);

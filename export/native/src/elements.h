@@ -9,7 +9,7 @@
 namespace flsp {
 
 enum ElementKind : int32_t {
-  kBinary = 11,       // in with in2; extra = Binary + 16 * Spread
+  kBinary = 11,       // in with in2; extra = Binary + 16 * Spread: two bits, which no Binary has
   kFunction = 12,     // extra = ElementFunction
   kSlope = 13,        // values below 0 times the channel's weight (channels x 1)
   kTake = 14,         // channel c of out: extra + c % groups * (channels / groups) + c / groups
@@ -39,11 +39,14 @@ enum ElementKind : int32_t {
 enum Cell : int32_t { kGru, kLstm, kRnnTanh, kRnnRelu };
 constexpr int kGates[] = {3, 4, 1, 1};
 // The first eight have kernels. Comparisons give 1 and 0; kKeep is in where in2 is not 0,
-// kDrop where it is, and both are 0 elsewhere.
+// kDrop where it is, and both are 0 elsewhere; kBitAnd is of whole numbers.
 enum Binary : int32_t {
   kPlus, kMinus, kTimes, kOver, kLeast, kMost, kFromSecond, kUnderSecond,
-  kPower, kAbove, kAtLeast, kBelow, kAtMost, kEqual, kKeep, kDrop, kBinaries
+  kPower, kAbove, kAtLeast, kBelow, kAtMost, kEqual, kKeep, kDrop, kBinaries,
+  kBitAnd = 64
 };
+inline Binary binary_of(const OpRecord& o) { return static_cast<Binary>(o.extra & ~0x30); }
+inline int32_t spread_of(const OpRecord& o) { return o.extra >> 4 & 3; }
 // What in2 has one value for: each value, each channel, each column, each pixel.
 enum Spread : int32_t { kEach, kPerChannel, kPerColumn, kPerPixel };
 enum ElementFunction : int32_t {

@@ -156,8 +156,9 @@ struct DepthwiseGroup {
   const float* residual;   // laid out as the output, or null
   const float* filters;    // (channels, kernel_h * kernel_w)
   const float* bias;       // (channels,)
-  float* scratch;          // group_floats
-  int32_t channels, height, width, out_height, out_width;
+  float* scratch;          // the padded plane in front is zero at first
+  const int32_t* places;   // of each input pixel in it, and of up to three behind the last
+  int32_t channels, height, width, out_height, out_width, padded_height, padded_width;
   int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   float low, high;
 };

@@ -109,7 +109,9 @@ FLSP_INLINE void store_some(float* p, Vec v, int count) {
   const auto lanes = static_cast<__mmask16>((1u << count) - 1);
   _mm512_mask_storeu_ps(p, lanes, reinterpret_cast<__m512>(v));
 #else
-  for (int i = 0; i < count; i++) p[i] = v[i];
+  if (count & 4) __builtin_memcpy(p, &v, 16);
+  const int tail = count & 3, from = count & 4;
+  for (int i = 0; i < tail; i++) p[from + i] = v[from + i];
 #endif
 }
 

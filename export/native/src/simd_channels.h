@@ -4,6 +4,7 @@
 #ifndef FLSP_SIMD_CHANNELS_H
 #define FLSP_SIMD_CHANNELS_H
 
+#include "simd_depthwise.h"
 #include "simd_matrix.h"
 
 namespace flsp {
@@ -19,39 +20,53 @@ struct WindowPart {
   }
 };
 
-template <int K>
-FLSP_INLINE Vec whole_window(const float* x, ptrdiff_t row, const float* filter, Vec sum) {
-  FLSP_UNROLL for (int i = 0; i < K; i++) FLSP_UNROLL for (int j = 0; j < K; j++)
-    sum += load(x + i * row + j * kLanes) * load(filter + (i * K + j) * kLanes);
-  return sum;
+// P neighbouring output pixels: each tap is read once for all of them. K: side of windows without
+// dilation, 0 for any other; S: their stride along the row, 0 for any other.
+template <int K, int S, int P>
+FLSP_INLINE void turned_tile(const DepthwiseGroup& d, const float* x, const float* filter, Vec bias,
+                             float* y) {
+  const ptrdiff_t row = static_cast<ptrdiff_t>(d.padded_width) * kLanes;
+  const ptrdiff_t step = static_cast<ptrdiff_t>(S ? S : d.stride_w) * kLanes;
+  Vec sum[P];
+  FLSP_UNROLL for (int p = 0; p < P; p++) sum[p] = bias;
+  const auto add = [&](const float* at, const float* tap) FLSP_INLINE_LAMBDA {
+    const Vec w = load(tap);
+    FLSP_UNROLL for (int p = 0; p < P; p++) sum[p] += w * load(at + p * step);
+  };
+  if constexpr (K > 0) {
+    for (int i = 0; i < K; i++, x += row, filter += K * kLanes)
+      FLSP_UNROLL for (int j = 0; j < K; j++) add(x + j * kLanes, filter + j * kLanes);
+  } else {
+    for (int32_t i = 0; i < d.kernel_h; i++)
+      for (int32_t j = 0; j < d.kernel_w; j++, filter += kLanes)
+        add(x + i * d.dilation_h * row + j * d.dilation_w * static_cast<ptrdiff_t>(kLanes), filter);
+  }
+  if (!d.residual) {
+    const Vec low = splat(d.low), high = splat(d.high);
+    FLSP_UNROLL for (int p = 0; p < P; p++) sum[p] = clip(sum[p], low, high);
+  }
+  FLSP_UNROLL for (int p = 0; p < P; p++) store(y + p * kLanes, sum[p]);
 }
 
-// K: side of windows without dilation, 0 for any other.
-template <int K>
-FLSP_INLINE void turned_pixels(const DepthwiseGroup& d, const float* x, const float* filter,
-                               Vec bias, float* y) {
-  const bool add = d.residual != nullptr;
-  const Vec low = splat(d.low), high = splat(d.high);
-  const ptrdiff_t row = static_cast<ptrdiff_t>(d.width) * kLanes;
-  for (int32_t h = 0; h < d.out_height; h++) {
-    const int32_t top = h * d.stride_h - d.pad_top;
-    const WindowPart rows(top, d.kernel_h, d.dilation_h, d.height);
-    const bool tall = rows.end - rows.begin == d.kernel_h;
-    for (int32_t w = 0; w < d.out_width; w++, y += kLanes) {
-      const int32_t left = w * d.stride_w - d.pad_left;
-      Vec sum = bias;
-      if (K && tall && left >= 0 && left + K <= d.width) {
-        sum = whole_window<K>(x + top * row + left * kLanes, row, filter, sum);
-      } else {
-        const WindowPart columns(left, d.kernel_w, d.dilation_w, d.width);
-        for (int32_t i = rows.begin; i < rows.end; i++)
-          for (int32_t j = columns.begin; j < columns.end; j++)
-            sum += load(x + (top + i * d.dilation_h) * row +
-                        (left + j * d.dilation_w) * static_cast<ptrdiff_t>(kLanes)) *
-                   load(filter + (i * d.kernel_w + j) * static_cast<ptrdiff_t>(kLanes));
-      }
-      store(y, add ? sum : clip(sum, low, high));
-    }
+template <int K, int S>
+void turned_pixels(const DepthwiseGroup& d, const float* x, const float* filter, Vec bias, float* y) {
+  const ptrdiff_t row = static_cast<ptrdiff_t>(d.padded_width) * kLanes * d.stride_h;
+  const ptrdiff_t step = static_cast<ptrdiff_t>(d.stride_w) * kLanes;
+  const float* next = d.x + d.channels * d.plane;  // of the next channels
+  const ptrdiff_t share = d.channels * d.plane / d.out_height;
+  for (int32_t h = 0; h < d.out_height; h++, x += row) {
+    for (ptrdiff_t i = 0; i < share; i += 16) __builtin_prefetch(next + i);
+    next += share;
+    int32_t w = 0;
+    const auto tile = [&](auto pixels) FLSP_INLINE_LAMBDA {
+      constexpr int P = decltype(pixels)::value;
+      turned_tile<K, S, P>(d, x + w * step, filter, bias, y);
+      w += P, y += P * kLanes;
+    };
+    for (; w + 8 <= d.out_width;) tile(Count<8>{});
+    if (w + 7 <= d.out_width) tile(Count<7>{});
+    if (w + 4 <= d.out_width) tile(Count<4>{});
+    for (; w < d.out_width;) tile(Count<1>{});
   }
 }
 
@@ -59,21 +74,21 @@ void depthwise_group(const DepthwiseGroup& d) {
   const int32_t taps = d.kernel_h * d.kernel_w, outputs = d.out_height * d.out_width;
   // Planes have room for whole groups of four pixels.
   const int32_t inputs = (d.height * d.width + 3) / 4 * 4, turned = (outputs + 3) / 4 * 4;
-  float* const x = d.scratch;
-  float* const y = x + static_cast<ptrdiff_t>(inputs) * kLanes;
+  float* const x = d.scratch;  // zero but for the pixels
+  float* const y = x + (static_cast<ptrdiff_t>(d.padded_height) * d.padded_width + 1) * kLanes;
   float* const filter = y + static_cast<ptrdiff_t>(turned) * kLanes;
   float* const bias = filter + static_cast<ptrdiff_t>(taps) * kLanes;
-  transpose_block(d.x, d.plane, x, kLanes, d.channels, inputs);
+  transpose_to(d.x, d.plane, [&](int32_t i) FLSP_INLINE_LAMBDA { return x + d.places[i]; },
+               d.channels, inputs);
   transpose_block(d.filters, taps, filter, kLanes, d.channels, taps);
   for (int32_t c = 0; c < d.channels; c++) bias[c] = d.bias[c];
   const bool plain = d.kernel_h == d.kernel_w && d.dilation_h == 1 && d.dilation_w == 1;
-  if (plain && d.kernel_h == 3) {
-    turned_pixels<3>(d, x, filter, load(bias), y);
-  } else if (plain && d.kernel_h == 5) {
-    turned_pixels<5>(d, x, filter, load(bias), y);
-  } else {
-    turned_pixels<0>(d, x, filter, load(bias), y);
-  }
+  const int32_t side = plain && d.stride_w <= 2 ? d.kernel_h : 0;
+  const bool twice = d.stride_w == 2;
+  const auto run = side == 3   ? (twice ? turned_pixels<3, 2> : turned_pixels<3, 1>)
+                   : side == 5 ? (twice ? turned_pixels<5, 2> : turned_pixels<5, 1>)
+                               : turned_pixels<0, 0>;
+  run(d, x, filter, load(bias), y);
   transpose_block(y, kLanes, d.y, d.y_plane, turned, d.channels);
   if (!d.residual) return;
   const Vec low = splat(d.low), high = splat(d.high);

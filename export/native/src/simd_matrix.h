@@ -62,25 +62,30 @@ void matrix_product(const Product& p) {
   if (row < p.rows) product_rows<1>(p, row);
 }
 
-// to[j][i] = from[i][j] of four rows and four columns.
-FLSP_INLINE void transpose_quads(const float* x, ptrdiff_t from_row, float* y, ptrdiff_t to_row) {
+// Where four columns begin.
+struct Columns {
+  float *first, *second, *third, *fourth;
+};
+
+// Column j from `row` on = from[..][j], of four rows and four columns.
+FLSP_INLINE void transpose_quads(const float* x, ptrdiff_t from_row, const Columns& to, int32_t row) {
   const auto quad = [](const float* p) { return *reinterpret_cast<const Quad*>(p); };
   const auto put = [](float* at, Quad v) { *reinterpret_cast<Quad*>(at) = v; };
-  const Quad a = quad(x), b = quad(x + from_row), c = quad(x + 2 * from_row),
-             d = quad(x + 3 * from_row);
-  const Quad e = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-  const Quad f = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-  const Quad g = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Quad h = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  put(y, __builtin_shufflevector(e, f, 0, 1, 4, 5));
-  put(y + to_row, __builtin_shufflevector(e, f, 2, 3, 6, 7));
-  put(y + 2 * to_row, __builtin_shufflevector(g, h, 0, 1, 4, 5));
-  put(y + 3 * to_row, __builtin_shufflevector(g, h, 2, 3, 6, 7));
+  const Quad q0 = quad(x), q1 = quad(x + from_row), q2 = quad(x + 2 * from_row),
+             q3 = quad(x + 3 * from_row);
+  const Quad e = __builtin_shufflevector(q0, q1, 0, 4, 1, 5);
+  const Quad f = __builtin_shufflevector(q2, q3, 0, 4, 1, 5);
+  const Quad g = __builtin_shufflevector(q0, q1, 2, 6, 3, 7);
+  const Quad h = __builtin_shufflevector(q2, q3, 2, 6, 3, 7);
+  put(to.first + row, __builtin_shufflevector(e, f, 0, 1, 4, 5));
+  put(to.second + row, __builtin_shufflevector(e, f, 2, 3, 6, 7));
+  put(to.third + row, __builtin_shufflevector(g, h, 0, 1, 4, 5));
+  put(to.fourth + row, __builtin_shufflevector(g, h, 2, 3, 6, 7));
 }
 
 #if FLSP_BYTES == 64
 // Of sixteen rows and four columns: whole vectors are stored, a quarter of the instructions.
-FLSP_INLINE void transpose_lines(const float* x, ptrdiff_t from_row, float* y, ptrdiff_t to_row) {
+FLSP_INLINE void transpose_lines(const float* x, ptrdiff_t from_row, const Columns& to, int32_t row) {
   const auto rows = [&](int first) {  // four columns of rows first, first + 4, ...
     const auto quad = [&](int row) { return _mm_loadu_ps(x + row * from_row); };
     __m512 v = _mm512_castps128_ps512(quad(first));
@@ -88,7 +93,7 @@ FLSP_INLINE void transpose_lines(const float* x, ptrdiff_t from_row, float* y, p
     v = _mm512_insertf32x4(v, quad(first + 8), 2);
     return reinterpret_cast<Vec>(_mm512_insertf32x4(v, quad(first + 12), 3));
   };
-  const Vec a = rows(0), b = rows(1), c = rows(2), d = rows(3);
+  const Vec v0 = rows(0), v1 = rows(1), v2 = rows(2), v3 = rows(3);
   const auto low = [](Vec v, Vec w) {
     return __builtin_shufflevector(v, w, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
   };
@@ -101,35 +106,44 @@ FLSP_INLINE void transpose_lines(const float* x, ptrdiff_t from_row, float* y, p
   const auto lasts = [](Vec v, Vec w) {
     return __builtin_shufflevector(v, w, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
   };
-  const Vec e = low(a, b), f = low(c, d), g = high(a, b), h = high(c, d);
-  store(y, firsts(e, f));
-  store(y + to_row, lasts(e, f));
-  store(y + 2 * to_row, firsts(g, h));
-  store(y + 3 * to_row, lasts(g, h));
+  const Vec e = low(v0, v1), f = low(v2, v3), g = high(v0, v1), h = high(v2, v3);
+  store(to.first + row, firsts(e, f));
+  store(to.second + row, lasts(e, f));
+  store(to.third + row, firsts(g, h));
+  store(to.fourth + row, lasts(g, h));
 }
 #endif
 
 // Blocks of whole cache lines: rows that are a power of two apart fall on few places of a cache.
 constexpr int32_t kBlock = 16;
 
-void transpose_block(const float* from, ptrdiff_t from_row, float* to, ptrdiff_t to_row,
-                     int32_t rows, int32_t columns) {
+// to(j)[i] = from[i][j], where `to` says at which place column j begins.
+template <class To>
+FLSP_INLINE void transpose_to(const float* from, ptrdiff_t from_row, To to, int32_t rows,
+                              int32_t columns) {
   const int32_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
   for (int32_t i = 0; i < whole_rows; i += kBlock)
     for (int32_t j = 0; j < whole_columns; j += kBlock)
       for (int32_t b = j; b < j + kBlock && b < whole_columns; b += 4) {
+const Columns at{to(b), to(b + 1), to(b + 2), to(b + 3)};
 #if FLSP_BYTES == 64
         if (i + kBlock <= whole_rows) {
-          transpose_lines(from + i * from_row + b, from_row, to + b * to_row + i, to_row);
+          transpose_lines(from + i * from_row + b, from_row, at, i);
           continue;
         }
 #endif
         for (int32_t a = i; a < i + kBlock && a < whole_rows; a += 4)
-          transpose_quads(from + a * from_row + b, from_row, to + b * to_row + a, to_row);
+          transpose_quads(from + a * from_row + b, from_row, at, a);
       }
   for (int32_t i = 0; i < rows; i++)
     for (int32_t j = i < whole_rows ? whole_columns : 0; j < columns; j++)
-      to[j * to_row + i] = from[i * from_row + j];
+      to(j)[i] = from[i * from_row + j];
+}
+
+void transpose_block(const float* from, ptrdiff_t from_row, float* to, ptrdiff_t to_row,
+                     int32_t rows, int32_t columns) {
+  transpose_to(from, from_row, [&](int32_t j) FLSP_INLINE_LAMBDA { return to + j * to_row; }, rows,
+               columns);
 }
 
 }  // namespace

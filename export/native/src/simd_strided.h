@@ -94,14 +94,14 @@ void strided_rows(const Depthwise& d, int32_t output) {
           if (w > 0) p.put(at - kLanes, whole[r] + moved_left(right[r], sum[2][r]));
           whole[r] = now, right[r] = sum[2][r];
         } else if (w >= 0) {
-          p.put_first(at, now, columns - w);
+          p.put_last(at, now, columns - w);
         }
       }
     }
     const int32_t last = columns / kLanes * kLanes;
     if (kRight && last < columns)
       FLSP_UNROLL for (int r = 0; r < R; r++)
-        p.put_first((row + r) * p.out_width + last, whole[r] + moved_left(right[r], Vec{}),
+        p.put_last((row + r) * p.out_width + last, whole[r] + moved_left(right[r], Vec{}),
                     columns - last);
   };
   int32_t row = 0;
