@@ -109,6 +109,13 @@ def load_weights(model: nn.Module, file: Path) -> None:
             "torch.save(model.state_dict(), ...).",
         ) from error
     for weight, mask in masks.items():
+        have = model.state_dict()[weight].shape
+        if mask.shape != have:
+            raise ExportError(
+                f"{file} does not fit the module: {weight}_mask has shape "
+                f"{tuple(mask.shape)}, the weight {tuple(have)}",
+                remedy="Save the weights of the module that was pruned.",
+            )
         prefix, _, name = weight.rpartition(".")
         prune.custom_from_mask(model.get_submodule(prefix), name, mask)  # type: ignore[no-untyped-call]
 
@@ -118,10 +125,13 @@ def _state(file: Path) -> dict[str, Any]:
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
+        _check_sums(file, remedy)
         # weights_only: a pickled object could run anything that its author liked
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another pickle's protocol
             found = torch.load(file, map_location="cpu", weights_only=True)
+    except ExportError:
+        raise
     except OSError as error:
         raise ExportError(
             f"{file} cannot be read: {error}", remedy="Check the path."
@@ -146,13 +156,27 @@ def _state(file: Path) -> dict[str, Any]:
         inner = next(
             (found[k] for k in _INSIDE if isinstance(found.get(k), Mapping)), found
         )
-        if inner and all(isinstance(v, torch.Tensor) for v in inner.values()):
+        tensors = all(isinstance(v, torch.Tensor) for v in inner.values())
+        if inner and tensors and all(isinstance(name, str) for name in inner):
             return dict(inner)
     raise ExportError(f"{file} holds {a_type(found)}, no weights", remedy=remedy)
 
 
 def _sizes(given: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.split("[x, ]+", given.strip("()[] ,")))
+
+
+def _check_sums(file: Path, remedy: str) -> None:
+    """Refuses a file in which a bit was flipped: torch does not read the checksums."""
+    if not zipfile.is_zipfile(file):  # of before torch 1.6, or none
+        return
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ExportError(
+            f"{file} is damaged: the checksum of {damaged} in it is another",
+            remedy=f"Copy it again. {remedy}",
+        )
 
 
 def read_shape(given: str) -> tuple[int, ...] | tuple[tuple[int, ...], ...] | None:
@@ -185,6 +209,8 @@ def read_examples(file: Path) -> Any:
             with found:
                 if len({*found.files} - {"targets"}) > 1:
                     return dict(found)
+                if "inputs" not in found and {*found.files} - {"targets"}:
+                    return dict(found)  # of one argument, by its name
                 names = ("inputs", "targets") if "targets" in found else ("inputs",)
                 arrays = tuple(found[name] for name in names)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:

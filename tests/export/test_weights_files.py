@@ -49,3 +49,29 @@ def test_weights_of_a_data_parallel_module_are_taken(tmp_path: Path) -> None:
     torch.save(spread, tmp_path / "weights.pt")
     load_weights(model, tmp_path / "weights.pt")
     assert torch.equal(model.weight, other.weight)
+
+
+def test_a_flipped_bit_in_a_file_of_weights_is_found(tmp_path: Path) -> None:
+    """torch itself reads the file without its checksums."""
+    model, file = nn.Linear(64, 32), tmp_path / "weights.pt"
+    torch.save(model.state_dict(), file)
+    content = bytearray(file.read_bytes())
+    content[content.index(model.weight.detach().numpy().tobytes()) + 77] ^= 16
+    file.write_bytes(content)
+    assert not torch.equal(torch.load(file)["weight"], model.weight)
+    with pytest.raises(ExportError, match=r"weights.pt is damaged: the checksum of"):
+        load_weights(model, file)
+
+
+def test_names_that_are_numbers_and_masks_that_do_not_fit_are_refused(
+    tmp_path: Path,
+) -> None:
+    model, file = nn.Linear(6, 4), tmp_path / "weights.pt"
+    torch.save({0: torch.ones(4, 6)}, file)
+    with pytest.raises(ExportError, match="holds a dict, no weights"):
+        load_weights(model, file)
+    state = model.state_dict()
+    masked = {"weight_orig": state["weight"], "weight_mask": torch.ones(3)}
+    torch.save({**masked, "bias": state["bias"]}, file)
+    with pytest.raises(ExportError, match=r"weight_mask has shape \(3,\), the weight"):
+        load_weights(model, file)
