@@ -85,7 +85,7 @@ class LoadedModel:
         return found
 
     def apart(self, outputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """What a call gave, each output by its name: float32 (n, *shape).
+        """Takes what a call gave apart: each output by its name, float32 (n, *shape).
 
         Raises:
             DataError: If it has another number of values than the model's outputs.

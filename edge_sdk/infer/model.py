@@ -122,7 +122,7 @@ class NativeModel:
         return out
 
     def apart(self, outputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """What `run` gave, each output by its name: float32 (n, *shape).
+        """Takes what `run` gave apart: each output by its name, float32 (n, *shape).
 
         Raises:
             DataError: If it has another number of values than the model's outputs.

@@ -106,7 +106,7 @@ LANGUAGES = {
 
 
 def fields_of(title: str, parts: Sequence[InputPart]) -> dict[str, Any]:
-    """What the language's code has of each input: lines, names, their count."""
+    """Fields of a language's code for each input: lines, names, their count."""
     if title == "C":
         return _in_c(parts)
     lines = []

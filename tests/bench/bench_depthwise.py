@@ -5,11 +5,10 @@ Run from the root of the project:
         [--isa v4,v3] [--layers 3x2x144x56,5x1x672x14] [--turns 11]
 
 A layer is KERNELxSTRIDExCHANNELSxSIDE: shapes of MobileNetV2 and EfficientNet-B0. One
-thread, batch 1, processor time, bursts in turn, medians; outputs are compared first. The
-second ratio is without the copies of input and output to and from the runtime's own memory,
-which a whole model makes once.
-onnxruntime takes the best kernels of the processor whatever --isa says, so that v3 on a
-processor with AVX-512 stands beside AVX-512.
+thread, batch 1, processor time, bursts in turn, medians; outputs are compared first.
+The second ratio is without the copies of input and output to and from the runtime's own
+memory, which a whole model makes once. onnxruntime takes the best kernels of the
+processor whatever --isa says, so that v3 stands beside AVX-512 where there is AVX-512.
 """
 
 from __future__ import annotations
