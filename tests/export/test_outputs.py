@@ -99,7 +99,7 @@ def test_several_outputs_are_exported_and_compared_together(tmp_path: Path) -> N
     source = a_source(Two(), loss, Examples(inputs, RNG.integers(0, 3, 80)), tmp_path)
     out = tmp_path / "m.onnx"
     report = build_source(source, format="onnx-fp16", out=out, data=tmp_path)
-    assert [o.name for o in onnx.load(out).graph.output] == ["output_0", "output_1"]
+    assert [o.name for o in onnx.load(out).graph.output] == ["what", "where"]
     assert report.findings.accuracy is None
     assert report.findings.drift is not None
     assert report.findings.drift.loss_exact == pytest.approx(
