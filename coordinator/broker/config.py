@@ -42,10 +42,10 @@ max_queued_messages 0
 max_queued_bytes 268435456
 max_inflight_messages 64
 
-# A chunk is 64 KiB and its envelope some hundred bytes; what is larger is refused
-# before it takes memory. A device may write three topics, so that is all that it can
-# have retained.
-max_packet_size 131072
+# A chunk is 256 KiB at most and its envelope some hundred bytes; what is larger is
+# refused before it takes memory. A device may write three topics, so that is all that
+# it can have retained.
+max_packet_size 282624
 
 # Nobody here keeps a session over its links, nor speaks QoS 2: what a client asks for
 # beyond that would be held in memory for its sake.

@@ -8,6 +8,8 @@ from typing import TypeAlias
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import Deliver, OnLink, Transport
 from edge_sdk.transport.mqtt import MqttTransport
+from edge_sdk.wire.blob import AROUND
+from edge_sdk.wire.codec import MAX_DATA
 
 __all__ = ["Connect", "link_to"]
 
@@ -47,6 +49,7 @@ def link_to(
             wait_s=FIRST_S,
             patient=patient,
             window=WINDOW,
+            incoming=MAX_DATA + AROUND,
         )
 
     return connected

@@ -136,6 +136,11 @@ class Publisher:
                 *(topics.announcement(self._federation), ECHO_S, self._federation),
             )
 
+    @property
+    def packet(self) -> int:
+        """Bytes of a packet that the broker takes; `NO_LIMIT` if it does not say."""
+        return self._transport.limits().packet
+
     def greeted(self) -> None:
         """Say again to a device that came what the broker should retain, and cannot."""
         if self._transport.limits().retained:

@@ -3,7 +3,8 @@
 Rule 1. What all uploads under way may weigh is bounded, so broker and coordinator hold
         the same whatever the cohort: `BUDGET` bytes, or `SLOTS` devices if their
         updates are larger.
-Rule 2. Each sends at most `CREDIT` chunks before it is asked for more.
+Rule 2. Each sends at most `CREDIT` chunks before it is asked for more, and not above
+        `CREDIT_BYTES` if that is less.
 Rule 3. Who has to wait is called when its turn comes, in the order of arrival.
 Rule 4. Who is silent loses its place to those that wait, soon; who offers again and
         sends no chunk, later: a chunk takes half a minute on the slowest links.
@@ -18,12 +19,13 @@ from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.wire.blob import Assembly
 from edge_sdk.wire.messages import Data, Need, Offer
 
-__all__ = ["BUDGET", "CREDIT", "SLOTS", "Upload", "UploadQueue"]
+__all__ = ["BUDGET", "CREDIT", "CREDIT_BYTES", "SLOTS", "Upload", "UploadQueue"]
 
 BUDGET = 8 << 20  # bytes; 128 updates of one chunk, or 33 of 250 KB
 SLOTS = 8  # so many may send, however large their updates are
 IDLE_TIMES = 6.0  # the patience with one that offers again and sends nothing
-CREDIT = 16  # chunks of 64 KiB: 1 MiB per device
+CREDIT = 16  # chunks
+CREDIT_BYTES = 1 << 20  # of chunks above 64 KiB; a device holds what it was asked for
 
 
 @dataclass
@@ -144,8 +146,10 @@ class UploadQueue:
     def _ask(upload: Upload) -> Need:
         ranges = upload.assembly.missing()
         missing = sum(stop - start for start, stop in ranges)
-        upload.asked = min(CREDIT, missing)
-        return Need(upload.offer.task_id, ranges, credit=CREDIT)
+        most = max(CREDIT_BYTES // upload.offer.manifest.chunk_size, 1)
+        credit = min(CREDIT, most)
+        upload.asked = min(credit, missing)
+        return Need(upload.offer.task_id, ranges, credit=credit)
 
 
 def _assembly(offer: Offer) -> Assembly:

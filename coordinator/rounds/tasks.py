@@ -20,6 +20,7 @@ from coordinator.rounds.blobs import OrderBlobs
 from coordinator.rounds.cohort import choose
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
+from edge_sdk.wire.blob import CHUNK_SIZE
 from edge_sdk.wire.messages import BaseTest, TaskOrder, Training
 from edge_sdk.wire.named import Holdout
 from edge_sdk.wire.rules import (
@@ -128,6 +129,7 @@ def order_for(
     after: str = "",
     drifted: bool = False,
     test: BaseTest | None = None,
+    chunk_size: int = CHUNK_SIZE,
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
@@ -139,6 +141,7 @@ def order_for(
     `attempt` counts how often the round was given up before: only a warm-up is.
     `drifted` says whether the fleet's data have since masks were drawn.
     `test` has the device test the base beside.
+    `chunk_size` is the most bytes of a chunk of the update.
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
@@ -199,6 +202,7 @@ def order_for(
         after=after if blobs.parts else "",
         holdout=held_out(settings),
         test=test,
+        chunk_size=chunk_size,
     )
 
 

@@ -215,7 +215,7 @@ class RoundOpener:
         place = self._ledger.place(no)
         drifted = draws_again(self._algorithm, self._ledger, no)
         tests = self._tests(no, draft.densities)
-        ttl = self._timing.start(draft)
+        ttl, packet = self._timing.start(draft), self._publisher.packet
         self._ledger.wait_until(no, ttl)
         orders = {
             device: order_for(
@@ -235,6 +235,7 @@ class RoundOpener:
                 after=counted.get(device, ""),
                 drifted=drifted,
                 test=tests.get(device),
+                chunk_size=self._fleet.densities.chunk_size(device, packet),
             )
             for device, density in draft.densities.items()
         }

@@ -122,7 +122,8 @@ class SecureAggregator:
             return None
         self._keep(after)
         payload = pack_ring(hidden, digest)
-        offer = msgspec.structs.replace(update.offer, manifest=manifest_of(payload))
+        manifest = manifest_of(payload, order.chunk_size)
+        offer = msgspec.structs.replace(update.offer, manifest=manifest)
         return replace(update, offer=offer, payload=payload)
 
     def _begin(self, order: TaskOrder, session: Session) -> None:

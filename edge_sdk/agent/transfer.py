@@ -97,8 +97,8 @@ def in_chunks(offer: Offer, limit: int, payload: Callable[[], bytes]) -> Offer:
         payload: The packed update, looked up where it has to be cut again.
     """
     try:
-        size = chunk_size_for(limit)
-        if offer.manifest.chunk_size <= size:
+        size = chunk_size_for(limit, offer.manifest.chunk_size)
+        if offer.manifest.chunk_size == size:
             return offer
         manifest = manifest_of(payload(), size)
     except LocalProtocolError as error:  # not through this broker

@@ -125,7 +125,7 @@ def packed(
     told = {"loss": outcome.loss} if order.secure is None else {}
     offer = Offer(
         task_id=order.id,
-        manifest=manifest_of(payload),
+        manifest=manifest_of(payload, order.chunk_size),
         mask_digest=mask.digest,
         codec=order.codec,
         examples=outcome.examples,

@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.backoff import Ending, Parted
 from edge_sdk.transport.base import Deliver, OutgoingMessage, ReceivedMessage, Will
-from edge_sdk.transport.client import Client, PublishPacket
+from edge_sdk.transport.client import MAX_INCOMING, Client, PublishPacket
 from edge_sdk.transport.client.opening import (
     MAX_INFLIGHT,
     check_answer,
@@ -43,12 +43,11 @@ __all__ = ["Link"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
 KEEPALIVE_S = 30
 
 
 class Link:
-    """A connection, up when it is made.
+    """A connection, up when it is made; any thread may use it, also after its end.
 
     Args:
         address: The broker, with the limits that are known of it.
@@ -58,11 +57,10 @@ class Link:
         will: Published, retained, by the broker if we vanish.
         window: Deliveries that may wait to be taken; None acknowledges at once.
         meter: Counts its bytes.
+        incoming: Bytes of the largest packet that is held.
 
     Attributes:
         gone: Set when the connection has ended.
-
-    What it hands out may be called at any time by any thread, also after its end.
 
     Raises:
         OSError: Nobody listens there.
@@ -80,6 +78,7 @@ class Link:
         will: Will | None,
         window: int | None,
         meter: Meter,
+        incoming: int = MAX_INCOMING,
     ) -> None:
         self._learnt = LearntLimits(address.limits)
         self._deliver, self._window, self._dialect = deliver, window, dialect
@@ -94,6 +93,7 @@ class Link:
         self._since: float | None = None  # monotonic; when it was up
         self._thread: threading.Thread | None = None  # of the callbacks
         self._client = self._make(address, client_id, will, meter)
+        self._client.most_incoming = incoming
         try:
             self._open()
         except BaseException:

@@ -14,6 +14,7 @@ import numpy as np
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import Deliver, OnLink, OutgoingMessage, Traffic, Will
+from edge_sdk.transport.client import MAX_INCOMING
 from edge_sdk.transport.dialect import RefusedError, SilentError
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.limits.pacing import PacedSender
@@ -50,6 +51,7 @@ class MqttTransport:
             it is repeated until `wait_s` has passed.
         window: Deliveries that may wait for their `Delivery.ack`; None: each is
             acknowledged on arrival.
+        incoming: Bytes of the largest packet that is held.
 
     Raises:
         BrokerError: If `wait_s` passes without a first connection, or the broker
@@ -68,11 +70,13 @@ class MqttTransport:
         once: bool = False,
         patient: bool = False,
         window: int | None = None,
+        incoming: int = MAX_INCOMING,
     ) -> None:
         self._once, self._failed = once, False  # the only attempt
         self._patient = patient
         self._address, self._client_id, self._will = address, client_id, will
-        self._deliver, self._on_link, self._window = deliver, on_link, window
+        self._deliver, self._on_link = deliver, on_link
+        self._window, self._incoming = window, incoming
         self._lock = threading.RLock()
         self._filters = SubscriptionWindow()
         self._ends, self._said = LinkEnds(address.limits, client_id, RETRY_S), ""
@@ -245,6 +249,7 @@ class MqttTransport:
             will=self._will,
             window=self._window,
             meter=self._meter,
+            incoming=self._incoming,
         )
 
     def _up(self, link: Link) -> None:

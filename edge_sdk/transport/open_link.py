@@ -10,6 +10,7 @@ from itertools import chain, repeat
 
 from edge_sdk.transport.address import MOVED, Address, reachable, sent_on
 from edge_sdk.transport.base import Deliver, Will
+from edge_sdk.transport.client import MAX_INCOMING
 from edge_sdk.transport.dialect import (
     SLOW,
     Dialect,
@@ -39,6 +40,7 @@ def open_link(
     will: Will | None,
     window: int | None,
     meter: Meter,
+    incoming: int = MAX_INCOMING,
 ) -> Link:
     """A link to the first of a broker's addresses that gives one; arguments as `Link`.
 
@@ -56,7 +58,11 @@ def open_link(
     attempts = _Attempts(
         address.limits.connect_gap_s,
         lambda one, dialect, last: Link(
-            one, client_id, dialect, deliver, will=last, window=window, meter=meter
+            *(one, client_id, dialect, deliver),
+            will=last,
+            window=window,
+            meter=meter,
+            incoming=incoming,
         ),
     )
     *others, last = reachable(address)

@@ -12,6 +12,7 @@ from edge_sdk.wire.messages import Manifest
 __all__ = [
     "AROUND",
     "CHUNK_SIZE",
+    "LARGEST_CHUNK",
     "Assembly",
     "ChunkStorage",
     "blob_id",
@@ -22,11 +23,12 @@ __all__ = [
 ]
 
 CHUNK_SIZE = 64 * 1024  # bytes; larger packets make the broker's memory grow, see ADR 5
+LARGEST_CHUNK = 256 * 1024  # bytes; of an update, where all take it, see ADR 133
 AROUND = 1024  # bytes of topic, header, envelope and signature around a chunk, at most
 
 
-def chunk_size_for(limit: int) -> int:
-    """Bytes of a chunk where one packet may take `limit` bytes.
+def chunk_size_for(limit: int, most: int = CHUNK_SIZE) -> int:
+    """Bytes of a chunk where one packet may take `limit` bytes, at most `most`.
 
     Raises:
         LocalProtocolError: If no chunk worth sending fits.
@@ -36,7 +38,7 @@ def chunk_size_for(limit: int) -> int:
             f"the broker takes packets of {limit} bytes; chunks need {2 * AROUND}",
             remedy="Raise the broker's limit for packets, to 128 KiB if you can.",
         )
-    return min(CHUNK_SIZE, limit - AROUND)
+    return min(most, limit - AROUND)
 
 
 def manifest_of(content: bytes, chunk_size: int = CHUNK_SIZE) -> Manifest:

@@ -20,6 +20,7 @@ from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.wire.messages import Message
 
 __all__ = [
+    "MAX_DATA",
     "MAX_PACKET",
     "Envelope",
     "Header",
@@ -34,7 +35,8 @@ __all__ = [
 ]
 
 VERSION = 1
-MAX_PACKET = 96 * 1024  # bytes; a 64 KiB chunk with room for its envelope
+MAX_PACKET = 96 * 1024  # bytes; the digests of 2 048 chunks with room for the rest
+MAX_DATA = 272 * 1024  # bytes of a DATA: a chunk of 256 KiB with room for its envelope
 
 T = TypeVar("T")
 _DECODERS: dict[Any, Any] = {}
@@ -108,8 +110,8 @@ def encode(
         packed: The message as `pack` makes it, where that was done before.
 
     Raises:
-        LocalProtocolError: If they would pass `MAX_PACKET`, or header and message
-            disagree on the type.
+        LocalProtocolError: If they would pass `MAX_PACKET`, or `MAX_DATA`, or header
+            and message disagree on the type.
     """
     if header.type != tag_of(message):
         raise LocalProtocolError(
@@ -119,10 +121,10 @@ def encode(
     body = packed or pack(message)
     signature = sign(_signed(head, body)) if sign else b""
     envelope = msgspec.msgpack.encode([VERSION, head, body, signature])
-    if len(envelope) > MAX_PACKET:
+    if len(envelope) > _most(header.type):
         raise LocalProtocolError(
             f"a {header.type} message of {len(envelope)} bytes passes the "
-            f"packet limit of {MAX_PACKET}"
+            f"packet limit of {_most(header.type)}"
         )
     return envelope
 
@@ -138,7 +140,7 @@ def decode(packet: bytes, *, verify: Verify | None = None) -> Envelope:
     Raises:
         RemoteProtocolError: For anything that is not one whole valid envelope.
     """
-    if len(packet) > MAX_PACKET:
+    if len(packet) > MAX_DATA:
         raise RemoteProtocolError(f"a packet of {len(packet)} bytes passes the limit")
     try:  # nothing but these four is ever built
         version, head, body, signature = _ENVELOPE.decode(packet)
@@ -147,6 +149,10 @@ def decode(packet: bytes, *, verify: Verify | None = None) -> Envelope:
     if version != VERSION:
         raise RemoteProtocolError(f"protocol version {version} is not {VERSION}")
     header = unpack(head, Header)
+    if len(packet) > _most(header.type):
+        raise RemoteProtocolError(
+            f"a {header.type[:40]!r} message of {len(packet)} bytes passes the limit"
+        )
     if verify is not None and not verify(header, _signed(head, body), signature):
         raise RemoteProtocolError(f"the signature of {header.source} does not hold")
     kind = _TYPES.get(header.type)
@@ -154,6 +160,11 @@ def decode(packet: bytes, *, verify: Verify | None = None) -> Envelope:
         raise RemoteProtocolError(f"message type {header.type[:40]!r} is unknown")
     message = unpack(body, kind)
     return Envelope(header, cast("Message", message), packet)
+
+
+def _most(tag: str) -> int:
+    """Bytes of a packet with a message of a type, at most."""
+    return MAX_DATA if tag == "data" else MAX_PACKET
 
 
 def pack(value: msgspec.Struct) -> bytes:

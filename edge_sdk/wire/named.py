@@ -17,12 +17,13 @@ Why: TypeAlias = Annotated[str, Meta(max_length=500)]
 class Manifest(Struct, frozen=True):
     """Sizes and digests of a blob: SHA-256 of the whole and of each chunk.
 
-    2 048 chunks of 64 KiB are 128 MiB; their digests still fit one packet.
+    2 048 chunks of 64 KiB are 128 MiB; their digests still fit one packet. Only an
+    update may be in larger chunks, where its order says so.
     """
 
     sha256: Digest
     size: Annotated[int, Meta(ge=1, le=1 << 27)]
-    chunk_size: Annotated[int, Meta(ge=1, le=1 << 16)]
+    chunk_size: Annotated[int, Meta(ge=1, le=1 << 18)]
     chunks: Annotated[list[Digest], Meta(min_length=1, max_length=2048)]
 
 

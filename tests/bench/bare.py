@@ -3,7 +3,7 @@
 Clients send the chunks of an update over a broker and wait for a receipt; the loop
 under measurement knows no protocol, no devices and no checks. Run as two processes:
     python tests/bench/bare.py take URL UPDATES BYTES FOLDER
-    python tests/bench/bare.py send URL UPDATES BYTES
+    python tests/bench/bare.py send URL UPDATES BYTES CHUNK
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge_sdk.transport.address import parse_url
-from edge_sdk.wire.blob import CHUNK_SIZE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from light_mqtt import LightMqtt
@@ -102,8 +101,9 @@ class Taker:
 class Sender:
     """A client that sends one update after the other, each after the last's receipt."""
 
-    def __init__(self, number: int, updates: int, size: int) -> None:
+    def __init__(self, number: int, updates: int, size: int, chunk: int) -> None:
         self._number, self._left, self._content = number, updates, os.urandom(size)
+        self._chunk = chunk
         self.done = asyncio.get_running_loop().create_future()
         will = "bare/will", b""
         self.link = LightMqtt(f"bare-{number}", self._linked, self._told, will)
@@ -120,14 +120,14 @@ class Sender:
             self.done.set_result(None)
 
     def _send(self) -> None:
-        for start in range(0, len(self._content), CHUNK_SIZE):
-            chunk = self._content[start : start + CHUNK_SIZE]
+        for start in range(0, len(self._content), self._chunk):
+            chunk = self._content[start : start + self._chunk]
             self.link.publish(f"bare/up/{self._number}", chunk)
 
 
-async def _send(url: str, updates: int, size: int) -> None:
+async def _send(url: str, updates: int, size: int, chunk: int) -> None:
     address, loop = parse_url(url), asyncio.get_running_loop()
-    senders = [Sender(i, updates // CLIENTS, size) for i in range(CLIENTS)]
+    senders = [Sender(i, updates // CLIENTS, size, chunk) for i in range(CLIENTS)]
     for sender in senders:
         made = partial(getattr, sender, "link")
         await loop.create_connection(made, address.host, address.port)
@@ -140,4 +140,4 @@ if __name__ == "__main__":
         taker = Taker(URL, int(UPDATES), int(SIZE), Path(REST[0]))
         print(json.dumps(taker.run()))
     else:
-        asyncio.run(_send(URL, int(UPDATES), int(SIZE)))
+        asyncio.run(_send(URL, int(UPDATES), int(SIZE), int(REST[0])))

@@ -27,6 +27,7 @@ import bench_protocol
 from brokers import mosquitto
 
 from edge_sdk.json_text import to_json
+from edge_sdk.wire.blob import CHUNK_SIZE, LARGEST_CHUNK
 
 HERE = Path(__file__).resolve().parent
 DENSITY, BYTES = 0.237, 251_016  # of a whole update
@@ -69,7 +70,8 @@ def _repeat(given: argparse.Namespace) -> dict[str, dict[str, float]]:
             took = bench_protocol._measure(*noop, checkout=checkout)
             row[f"{name}_noop"] = _of(took, NOOP)
     if given.only != "noop":
-        row["bare"] = _bare(given.updates)
+        row["bare"] = _bare(given.updates, LARGEST_CHUNK)
+        row["bare_64k"] = _bare(given.updates, CHUNK_SIZE)
     return row
 
 
@@ -77,7 +79,7 @@ def _of(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, float]:
     return {name: round(row[name], 3) for name in names}
 
 
-def _bare(updates: int) -> dict[str, float]:
+def _bare(updates: int, chunk: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="flash-bare-") as name:
         folder = Path(name)
         with mosquitto(folder, "allow_anonymous true") as broker:
@@ -85,7 +87,8 @@ def _bare(updates: int) -> dict[str, float]:
             size = broker.url, str(updates), str(BYTES)
             take = [*bare, "take", *size, str(folder)]
             with subprocess.Popen(take, stdout=subprocess.PIPE, text=True) as taker:
-                subprocess.run([*bare, "send", *size], check=True, timeout=GIVE_UP_S)
+                send = [*bare, "send", *size, str(chunk)]
+                subprocess.run(send, check=True, timeout=GIVE_UP_S)
                 said, _ = taker.communicate()
     return _of(json.loads(said), ("accept_cpu_ms", "updates_per_s"))
 
@@ -93,6 +96,7 @@ def _bare(updates: int) -> dict[str, float]:
 def _ratios(found: list[dict[str, dict[str, float]]]) -> dict[str, float]:
     """Median over the repeats of ours to each other, by figure."""
     pairs = [("ours", "before"), ("ours", "bare"), ("ours_noop", "before_noop")]
+    pairs += [("bare", "before"), ("bare_64k", "before")]
     return {
         f"{what}, {ours} / {other}": round(
             statistics.median(row[ours][what] / row[other][what] for row in found), 3

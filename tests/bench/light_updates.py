@@ -10,7 +10,7 @@ import numpy as np
 from edge_sdk.sparse import draw
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import load_task
-from edge_sdk.wire.blob import CHUNK_SIZE, chunk_of, manifest_of
+from edge_sdk.wire.blob import chunk_of, manifest_of
 from edge_sdk.wire.messages import Manifest, TaskOrder
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 
@@ -22,19 +22,19 @@ class SharedUpdate:
     with the coordinator that is measured.
     """
 
-    def __init__(self, payload: bytes, at: int, norm: float) -> None:
-        self.norm, self._at = norm, at - at // CHUNK_SIZE * CHUNK_SIZE
-        self._manifest = manifest_of(payload)
-        self._own = at // CHUNK_SIZE  # the first chunk that devices do not share
-        self._shared = payload[: self._own * CHUNK_SIZE]
-        self._rest = payload[self._own * CHUNK_SIZE :]
+    def __init__(self, payload: bytes, at: int, norm: float, chunk_size: int) -> None:
+        self.norm, self._at = norm, at - at // chunk_size * chunk_size
+        self._manifest = manifest_of(payload, chunk_size)
+        self._own = at // chunk_size  # the first chunk that devices do not share
+        self._shared = payload[: self._own * chunk_size]
+        self._rest = payload[self._own * chunk_size :]
         self._hash = hashlib.sha256(self._shared)
 
     def manifest(self, number: int) -> Manifest:
         """Digests of the device's payload, which nobody else sends."""
         rest, whole = self._rest_of(number), self._hash.copy()
         whole.update(rest)
-        own = [hashlib.sha256(part).digest() for part in _chunks(rest)]
+        own = [hashlib.sha256(part).digest() for part in self._chunks(rest)]
         chunks = [*self._manifest.chunks[: self._own], *own]
         return msgspec.structs.replace(
             self._manifest, sha256=whole.digest(), chunks=chunks
@@ -50,6 +50,10 @@ class SharedUpdate:
         own = np.float32(1e-6 * (number + 1)).astype("<f4").tobytes()
         return self._rest[: self._at] + own + self._rest[self._at + 4 :]
 
+    def _chunks(self, content: bytes) -> list[bytes]:
+        size = self._manifest.chunk_size
+        return [content[at : at + size] for at in range(0, len(content), size)]
+
 
 class Updates:
     """An update for each mask and codec."""
@@ -57,11 +61,11 @@ class Updates:
     def __init__(self, task: str) -> None:
         found = load_task(task)
         self._layers = layers_of(found.model(), found.dense_layers)
-        self._made: dict[tuple[bytes, str], SharedUpdate] = {}
+        self._made: dict[tuple[bytes, str, int], SharedUpdate] = {}
 
     def of(self, order: TaskOrder, base: bytes) -> SharedUpdate:
         """The update that answers an order."""
-        key = order.mask.digest, order.codec
+        key = order.mask.digest, order.codec, order.chunk_size
         if key not in self._made:
             self._made[key] = self._make(order, base)
         return self._made[key]
@@ -78,9 +82,5 @@ class Updates:
         payload = pack_values(Values(mask.digest, masked, dense), mask)
         *_, last = masked.values()
         norm = float(np.sqrt(sum(float(v @ v) for v in masked.values())))
-        return SharedUpdate(payload, payload.index(last.astype("<f4").tobytes()), norm)
-
-
-def _chunks(content: bytes) -> list[bytes]:
-    starts = range(0, len(content), CHUNK_SIZE)
-    return [content[start : start + CHUNK_SIZE] for start in starts]
+        at = payload.index(last.astype("<f4").tobytes())
+        return SharedUpdate(payload, at, norm, order.chunk_size)

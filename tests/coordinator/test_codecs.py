@@ -23,7 +23,8 @@ from edge_sdk.tasks.cost import workload_of
 from edge_sdk.tasks.layers import initial_state, layers_of
 from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.training.runner import TaskRunner
-from edge_sdk.wire.blob import manifest_of
+from edge_sdk.transport.limits import NO_LIMIT
+from edge_sdk.wire.blob import AROUND, CHUNK_SIZE, LARGEST_CHUNK, manifest_of
 from edge_sdk.wire.messages import Hello, MaskRecipe, Offer, TaskOrder, Training
 from edge_sdk.wire.quantize import NAMES
 from edge_sdk.wire.rules import Frozen
@@ -176,4 +177,37 @@ def test_each_device_gets_the_best_codec_that_both_know(tmp_path: Path) -> None:
     packed = "+zstd" if "int8+zstd" in CODECS else ""
     assert fleet.densities.codecs("new") == ("int8" + packed, "fp16" + packed)
     assert fleet.densities.codecs("stranger") == ("fp32", "fp32")
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("packet", "uplink_mbit_s", "size"),
+    [
+        (NO_LIMIT, 900.0, CHUNK_SIZE),  # the broker does not say
+        (20_000, 900.0, CHUNK_SIZE),  # the device makes it smaller
+        (96 * 1024, 900.0, 95 * 1024),
+        (128 * 1024, 900.0, 127 * 1024),
+        (282_624, 900.0, LARGEST_CHUNK),
+        (5 << 20, 900.0, LARGEST_CHUNK),
+        (5 << 20, 0.53, LARGEST_CHUNK),  # in four seconds
+        (5 << 20, 0.52, CHUNK_SIZE),
+        (5 << 20, 0.01, CHUNK_SIZE),
+    ],
+)
+def test_chunks_of_an_update_are_as_large_as_broker_and_uplink_take(
+    packet: int, uplink_mbit_s: float, size: int, tmp_path: Path
+) -> None:
+    settings = RunSettings(
+        federation="test", task="digits", evaluation=Path("eval"), densities=[0.3]
+    )
+    workload = workload_of(TASK, examples=100, epochs=1, batch=32)
+    ledger = open_ledger(tmp_path)
+    none = RunProgram(load_task("digits"), Examples([[0]], [0]), ledger)
+    fleet = DeviceRegistry(settings, workload, ledger, lambda: 0.0, none)
+    profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
+    profile["uplink_mbit_s"] = uplink_mbit_s
+    hello = Hello("idle", None, "0", "digits", 100, profile, ["fp32"], [], 9)
+    fleet.hello("pi-1", hello)
+    assert fleet.densities.chunk_size("pi-1", packet) == size
+    assert size <= max(packet - AROUND, CHUNK_SIZE)
     ledger.close()

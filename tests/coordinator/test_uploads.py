@@ -8,9 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.protocol.uploads import BUDGET, CREDIT, SLOTS, UploadQueue
+from coordinator.protocol.uploads import (
+    BUDGET,
+    CREDIT,
+    CREDIT_BYTES,
+    SLOTS,
+    UploadQueue,
+)
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.wire.blob import CHUNK_SIZE, chunk_of, manifest_of, positions
+from edge_sdk.wire.blob import (
+    CHUNK_SIZE,
+    LARGEST_CHUNK,
+    chunk_of,
+    manifest_of,
+    positions,
+)
 from edge_sdk.wire.messages import Data, Need, Offer
 
 Offers = Callable[..., Offer]
@@ -54,6 +66,31 @@ def test_an_update_is_pulled_over_any_loss(size: int, seed: int, offer: Offers) 
                 assert intake.data("pi", chunk(offered, content, 0)) == (None, None)
                 return
     raise AssertionError("never whole")
+
+
+@given(
+    st.integers(1, 40 << 20),
+    st.sampled_from([1000, CHUNK_SIZE, 130_048, LARGEST_CHUNK]),
+)
+def test_a_device_is_asked_for_no_more_than_a_megabyte_at_a_time(
+    size: int, chunk_size: int, offer: Offers
+) -> None:
+    """It holds all of it in packets; and for one chunk at least."""
+    size = min(size, 2048 * chunk_size)
+    first = offer("1-a")
+    count = -(-size // chunk_size)
+    manifest = msgspec.structs.replace(
+        first.manifest,
+        size=size,
+        chunk_size=chunk_size,
+        chunks=first.manifest.chunks[:1] * count,
+    )
+    offered = msgspec.structs.replace(first, manifest=manifest)
+    need = UploadQueue(Clock()).offer("pi", offered)
+    assert need is not None
+    assert 1 <= need.credit <= CREDIT
+    assert need.credit * chunk_size <= CREDIT_BYTES
+    assert need.credit == min(CREDIT, CREDIT_BYTES // chunk_size)
 
 
 def sized(offer: Offers, task_id: str, size: int) -> Offer:

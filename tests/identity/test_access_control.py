@@ -445,7 +445,7 @@ def test_a_packet_of_another_size_than_ours_is_refused_by_the_broker(
     big, _ = other_client(site, "pi-1", clean=True)
     gone: queue.Queue[object] = queue.Queue()
     big.on_disconnect = lambda *_: gone.put(None)
-    big.publish(topics.status("home", "pi-1"), bytes(200_000), qos=1, retain=True)
+    big.publish(topics.status("home", "pi-1"), bytes(300_000), qos=1, retain=True)
     gone.get(timeout=WAIT_S)
     big.disconnect()
     big.loop_stop()

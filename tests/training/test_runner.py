@@ -17,7 +17,7 @@ from edge_sdk.training.checkpoint import Progress
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.update import PackedUpdate
-from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.blob import CHUNK_SIZE, LARGEST_CHUNK, manifest_of
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
 from edge_sdk.wire.recipe import mask_of
@@ -79,6 +79,12 @@ def test_an_update_is_the_change_on_the_mask() -> None:
     norm = np.sqrt(sum((a.astype(float) ** 2).sum() for a in parts))
     assert packed.offer.norm == pytest.approx(norm, rel=1e-6)
     assert norm > 0
+
+
+@pytest.mark.parametrize("size", [CHUNK_SIZE, 130_048, LARGEST_CHUNK])
+def test_an_update_is_cut_as_its_order_says(size: int) -> None:
+    packed = run(chunk_size=size)
+    assert packed.offer.manifest == manifest_of(packed.payload, size)
 
 
 def test_equal_orders_give_equal_bytes_also_on_a_used_runner() -> None:

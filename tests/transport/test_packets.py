@@ -32,6 +32,8 @@ from edge_sdk.transport.dialect import Dialect
 from edge_sdk.transport.link import Link
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
+from edge_sdk.wire.blob import AROUND
+from edge_sdk.wire.codec import MAX_DATA
 
 WAIT_S = patience(20.0)
 FIVE, THREE = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
@@ -203,6 +205,19 @@ def test_a_message_above_all_of_ours_is_acknowledged_and_never_held(
         assert [topic for topic, _ in client.left_out] == ["t/big"]
         assert client.most <= 65_539 + 200_000
         assert client.sent() == (b"\x40\x02" + mid.to_bytes(2, "big") if mid else b"")
+
+
+def test_who_takes_larger_packets_holds_those_and_no_larger_ones() -> None:
+    """As a coordinator does, whom devices send chunks of 256 KiB."""
+    size = MAX_DATA + AROUND
+    fits = publish("t/up", bytes(size - 6), 0, None)
+    assert len(fits) == size + 4
+    beyond = publish("t/big", bytes(size), 0, None)
+    with fed(THREE) as client:
+        client.most_incoming = size + 4
+        assert client.feed(fits + beyond + fits, [size // 2, size + 9]) == 0
+        assert [len(found.payload) for found in client.took] == [size - 6] * 2
+        assert [topic for topic, _ in client.left_out] == ["t/big"]
 
 
 def test_a_message_of_qos_2_is_taken_once_as_paho_does_it() -> None:

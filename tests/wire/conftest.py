@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from edge_sdk.wire.blob import manifest_of
@@ -91,6 +92,7 @@ def messages() -> list[Message]:
         _order(Frozen()),
         _order(WarmUp(prune_rate=0.25)),
         _order(Frozen(), _MOVED, moves=True),
+        msgspec.structs.replace(_order(Frozen()), chunk_size=1 << 18),
         TaskAck(task_id="1-abc"),
         Fail(task_id="1-abc", why="no memory"),
         Offer(

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
+from edge_sdk.wire.blob import CHUNK_SIZE, LARGEST_CHUNK
 from edge_sdk.wire.codec import (
+    MAX_DATA,
     MAX_PACKET,
     Envelope,
     Header,
@@ -29,6 +31,7 @@ from edge_sdk.wire.codec import (
 )
 from edge_sdk.wire.messages import (
     Data,
+    Fail,
     Hello,
     Message,
     Need,
@@ -84,7 +87,12 @@ DIGESTS: dict[str, list[str]] = {
     "announce": ["ca70df43f1cdbb57"],
     "hello": ["1556e4050ac8b8d6"],
     "wait": ["d00f6f901eeb6898"],
-    "task": ["caef0cccb97e7bf9", "2f3fd4e0df839b59", "663d0f5bac3ca319"],
+    "task": [
+        "caef0cccb97e7bf9",
+        "2f3fd4e0df839b59",
+        "663d0f5bac3ca319",
+        "82e847d8d5ec2879",
+    ],
     "task-ack": ["0b9caa4b35a32524"],
     "fail": ["dd02ec17c828f609"],
     "offer": ["38f083c9e1d710e6"],
@@ -240,13 +248,46 @@ def test_another_version_is_refused_by_number() -> None:
 
 
 def test_an_oversize_packet_is_refused_both_ways() -> None:
-    data = Data("1", 0, bytes(MAX_PACKET))
     with pytest.raises(LocalProtocolError, match="passes the packet limit"):
-        encode(header("data"), data)
+        encode(header("data"), Data("1", 0, bytes(MAX_DATA)))
     with pytest.raises(RemoteProtocolError, match="passes the limit"):
-        decode(bytes(MAX_PACKET + 1))
-    whole = Data("1", 0, bytes(64 * 1024))
-    assert decode(encode(header("data"), whole)).message == whole
+        decode(bytes(MAX_DATA + 1))
+    for size in (64 * 1024, LARGEST_CHUNK):
+        whole = Data("1", 0, bytes(size))
+        assert decode(encode(header("data"), whole)).message == whole
+    beyond = packet_of(
+        1, pack(header("data")), pack(Data("1", 0, bytes(LARGEST_CHUNK + 1))), b""
+    )
+    with pytest.raises(RemoteProtocolError, match="no valid data"):
+        decode(beyond)
+
+
+def test_only_a_chunk_may_be_larger_than_other_messages() -> None:
+    """Devices hold no more: their part of a broker's packets is as it was."""
+    ranges = [(1 << 60, 1 << 61)] * 256
+    need = Need("1", ranges, 1)
+    assert decode(encode(header("need"), need)).message == need
+    large = Fail("1", "x" * MAX_PACKET)
+    with pytest.raises(LocalProtocolError, match="fail message of .* packet limit"):
+        encode(header("fail"), large)
+    body = pack(Data("1", 0, bytes(MAX_PACKET)))
+    with pytest.raises(RemoteProtocolError, match="'fail' message of .* the limit"):
+        decode(packet_of(1, pack(header("fail")), body, b""))
+
+
+def test_an_orders_chunk_size_costs_no_bytes_where_it_is_as_ever(
+    messages: list[Message],
+) -> None:
+    """A device of 0.1.0 skips it, and an order of 0.1.0 has none."""
+    order = next(m for m in messages if isinstance(m, TaskOrder))
+    assert order.chunk_size == CHUNK_SIZE
+    assert pack(order).count(b"chunk_size") == 1  # its base's
+    for size in (CHUNK_SIZE + 1, LARGEST_CHUNK):
+        more = msgspec.structs.replace(order, chunk_size=size)
+        assert unpack(pack(more), TaskOrder) == more
+    for bad in (0, CHUNK_SIZE - 1, LARGEST_CHUNK + 1, -1):
+        with pytest.raises(RemoteProtocolError, match="chunk_size"):
+            unpack(pack(msgspec.structs.replace(order, chunk_size=bad)), TaskOrder)
 
 
 HOSTILE = {

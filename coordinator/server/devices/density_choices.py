@@ -15,6 +15,8 @@ from coordinator.server.devices.run_program import (
 )
 from coordinator.settings import RunSettings
 from device_profiles import Choice, DeviceProfile, Engine, Workload, cost_of
+from edge_sdk.transport.limits import NO_LIMIT
+from edge_sdk.wire.blob import AROUND, CHUNK_SIZE, LARGEST_CHUNK
 from edge_sdk.wire.messages import Hello
 from edge_sdk.wire.quantize import encoded_size
 from edge_sdk.wire.values import agreed
@@ -22,6 +24,7 @@ from edge_sdk.wire.values import agreed
 __all__ = ["DensityChoices", "Told"]
 
 log = logging.getLogger(__name__)
+CHUNK_S = 4.0  # that a chunk above 64 KiB may take a device's uplink
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,21 @@ class DensityChoices:
             agreed(wanted.up, theirs, zstd=wanted.zstd),
             agreed(wanted.down, theirs, zstd=wanted.zstd),
         )
+
+    def chunk_size(self, device: str, packet: int) -> int:
+        """Bytes of a chunk of a device's update, at most.
+
+        A chunk that a link was cut in is sent again whole, so that a slow uplink gets
+        small ones. What a broker does not say of its packets may be little.
+
+        Args:
+            device: Its name.
+            packet: Bytes of a packet that the broker takes, `NO_LIMIT` if unsaid.
+        """
+        uplink = 1e6 / 8 * self.told[device].profile.uplink_mbit_s
+        if packet == NO_LIMIT or uplink * CHUNK_S < LARGEST_CHUNK:
+            return CHUNK_SIZE
+        return max(min(LARGEST_CHUNK, packet - AROUND), CHUNK_SIZE)
 
     def predicted(self, device: str, density: float) -> ExpectedTime:
         """Predicted time of a device's part of a round, by its profile."""

@@ -13,7 +13,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import Will
-from edge_sdk.transport.client.paho_client import MAX_INCOMING, Client
+from edge_sdk.transport.client.paho_client import Client
 from edge_sdk.transport.dialect import SLOW, Dialect, RefusedError, SilentError
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.proxy import ProxyError
@@ -99,7 +99,7 @@ def connect_client(
     properties = None
     if dialect is Dialect.V5:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.MaximumPacketSize = MAX_INCOMING
+        properties.MaximumPacketSize = client.most_incoming
         if window is not None:
             properties.ReceiveMaximum = window
     host, port = client.address.host, client.address.port

@@ -41,7 +41,7 @@ __all__ = ["MAX_INCOMING", "Client"]
 
 log = logging.getLogger(__name__)
 
-MAX_INCOMING = 128 * 1024  # bytes of a packet; ours are smaller
+MAX_INCOMING = 128 * 1024  # bytes of a packet; those to devices are smaller
 LEAVE_S = 2.0  # for a broker to take what we said last, and to close a link we end
 UNSPECIFIED = 0x80
 CONNACK, DISCONNECT = 0x20, 0xE0  # first bytes
@@ -65,6 +65,7 @@ class Client(paho.Client):
 
     Attributes:
         reasons: By message id, the reason that was out of its place.
+        most_incoming: Bytes of the largest packet that is held.
         address: The broker; where sockets are connected to.
         take: Called with each message that arrives; acknowledges those with a number.
         too_large: Called with topic and bytes of each that is larger than any of ours.
@@ -74,6 +75,7 @@ class Client(paho.Client):
     """
 
     reasons: dict[int, int]
+    most_incoming = MAX_INCOMING
     address: Address
     take: Callable[[PublishPacket], None]
     too_large: Callable[[str, int], None]
@@ -174,7 +176,7 @@ class Client(paho.Client):
                 if found is None:
                     break
                 begin, end = found
-                if end - start > MAX_INCOMING:
+                if end - start > self.most_incoming:
                     if len(stream) - begin < PUBLISH_HEAD:
                         break
                     self._leave_out(stream[start], begin, end)

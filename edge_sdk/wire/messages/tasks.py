@@ -66,7 +66,8 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     `holdout` is the share of its examples that it does not train on, to test models on,
     and the seed of their choice; absent for none. `secure` has the update masked, so
     that only sums of updates can be read. `test` has the base tested beside the task,
-    on the holdout; absent for a device that tests nothing.
+    on the holdout; absent for a device that tests nothing. `chunk_size` is the most
+    bytes that a chunk of the update may have, where the device's broker takes it.
     """
 
     id: TaskId
@@ -86,6 +87,7 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     holdout: Holdout | None = None
     secure: SecureRound | None = None
     test: BaseTest | None = None
+    chunk_size: Annotated[int, Meta(ge=1 << 16, le=1 << 18)] = 1 << 16
 
 
 class TaskAck(Struct, frozen=True, tag="task-ack"):
@@ -144,7 +146,7 @@ class Data(Struct, frozen=True, tag="data"):
 
     task_id: TaskId
     index: Count
-    chunk: Annotated[bytes, Meta(max_length=1 << 16)]
+    chunk: Annotated[bytes, Meta(max_length=1 << 18)]
 
 
 Verdict: TypeAlias = Literal[
