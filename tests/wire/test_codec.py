@@ -268,10 +268,10 @@ def test_only_a_chunk_may_be_larger_than_other_messages() -> None:
     need = Need("1", ranges, 1)
     assert decode(encode(header("need"), need)).message == need
     large = Fail("1", "x" * MAX_PACKET)
-    with pytest.raises(LocalProtocolError, match="fail message of .* packet limit"):
+    with pytest.raises(LocalProtocolError, match=r"fail message of .* packet limit"):
         encode(header("fail"), large)
     body = pack(Data("1", 0, bytes(MAX_PACKET)))
-    with pytest.raises(RemoteProtocolError, match="'fail' message of .* the limit"):
+    with pytest.raises(RemoteProtocolError, match=r"'fail' message of .* the limit"):
         decode(packet_of(1, pack(header("fail")), body, b""))
 
 
