@@ -198,7 +198,11 @@ def test_chunks_of_an_update_are_as_large_as_broker_and_uplink_take(
     packet: int, uplink_mbit_s: float, size: int, tmp_path: Path
 ) -> None:
     settings = RunSettings(
-        federation="test", task="digits", evaluation=Path("eval"), densities=[0.3]
+        federation="test",
+        task="digits",
+        evaluation=Path("eval"),
+        densities=[0.3],
+        rounds=2,
     )
     workload = workload_of(TASK, examples=100, epochs=1, batch=32)
     ledger = open_ledger(tmp_path)

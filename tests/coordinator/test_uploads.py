@@ -69,8 +69,8 @@ def test_an_update_is_pulled_over_any_loss(size: int, seed: int, offer: Offers) 
 
 
 @given(
-    st.integers(1, 40 << 20),
-    st.sampled_from([1000, CHUNK_SIZE, 130_048, LARGEST_CHUNK]),
+    size=st.integers(1, 40 << 20),
+    chunk_size=st.sampled_from([1000, CHUNK_SIZE, 130_048, LARGEST_CHUNK]),
 )
 def test_a_device_is_asked_for_no_more_than_a_megabyte_at_a_time(
     size: int, chunk_size: int, offer: Offers
