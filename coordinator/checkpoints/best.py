@@ -128,8 +128,9 @@ class BestModels:
     @property
     def through(self) -> str:
         """The reason to end the run now; empty while a better model may come."""
-        best, patience = self._memory.get(KEY) or {}, self._rule.patience
-        if not patience or not best:
+        patience = self._rule.patience
+        best = self._memory.get(KEY) if patience else None
+        if not best:
             return ""
         newest = max(one["round"] for one in best.values())
         since = len([no for no in self._scored if no > max(newest, self._after)])

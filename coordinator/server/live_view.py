@@ -8,6 +8,7 @@ from coordinator.ledger import Ledger
 from coordinator.rounds.state import TaskPhase
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.round_controller import RoundController
+from coordinator.views.device_view import DeviceView
 from coordinator.views.run_view import FleetView, Observe
 from coordinator.views.scores import told_metric
 
@@ -31,7 +32,8 @@ class LiveView:
     Attributes:
         unheard: Devices that are connected, and whose HELLO does not come.
         revoked: Devices that were, and will not come.
-        due: Monotonic seconds at which the next picture is drawn.
+        due: Monotonic seconds at which the next whole picture is drawn.
+        opened: Whether a round has begun since the last picture.
     """
 
     def __init__(
@@ -47,7 +49,8 @@ class LiveView:
         self._controller, self._observe, self._clock = controller, observe, clock
         self.unheard: list[str] = []
         self.revoked: list[str] = []
-        self.due = clock()
+        self.due, self.opened = clock(), False
+        self._devices: tuple[DeviceView, ...] = ()  # as they were read last
 
     def waiting(self, wanted: int, here: int, *, linked: bool) -> str:
         """The run's phase while fewer devices than wanted are here.
@@ -71,13 +74,30 @@ class LiveView:
         named = f"; they pause: {', '.join(devices[:5])}" if devices else ""
         return f"waiting for devices{named}"
 
+    def tick(self, phase: str) -> None:
+        """Draw the picture that is due, if any; `phase` is the run's between rounds.
+
+        A round is seen, however short it is: with the devices as they were read last,
+        since to read a hundred takes a twentieth of one without training.
+        """
+        if self._clock() >= self.due:
+            self.draw(phase)
+        elif self.opened:
+            self._show(phase)
+
     def draw(self, phase: str) -> None:
         """Give the observer the present view; `phase` is the run's between rounds."""
         began = self._clock()
         self.unheard = self._fleet.unheard()
-        rows = self._ledger.devices() if phase.startswith("waiting") else ()
-        self.revoked = [row.name for row in rows if row.phase == "revoked"]
+        self._devices = self._fleet.view()
+        self.revoked = [one.name for one in self._devices if one.is_revoked]
+        self._show(phase)
+        took = self._clock() - began  # grows with the fleet; its share does not
+        self.due = began + max(LOOK_S, LOOK_SHARE * took)
+
+    def _show(self, phase: str) -> None:
         now, controller = self._controller.round, self._controller
+        self.opened = False
         latest, deadline = self._ledger.last_scored(), controller.timing.deadline
         scores = self._ledger.scores(since=latest)
         self._observe(
@@ -89,11 +109,9 @@ class LiveView:
                 accepted=now.count(TaskPhase.ACCEPTED) if now else 0,
                 goal=now.goal if now else 0,
                 left_s=None if deadline is None else deadline - self._clock(),
-                devices=self._fleet.view(),
+                devices=self._devices,
                 scores=scores.get(latest, {}),
                 scored_round=latest,
                 metric=told_metric(self._ledger.get("metric")),
             )
         )
-        took = self._clock() - began  # grows with the fleet; its share does not
-        self.due = began + max(LOOK_S, LOOK_SHARE * took)

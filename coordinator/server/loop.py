@@ -196,8 +196,7 @@ class Server:
             self._go_on()
             now = self._controller.round
             log_from_now_on(round=None if now is None else now.no)
-            if self._clock() >= self._view.due:
-                self._view.draw(self._phase)
+            self._view.tick(self._phase)
             self._handlers.tick()
             self._wiping.tick()
             self._deliveries.tick(self._fleet.online)
@@ -237,7 +236,7 @@ class Server:
         elif here > len(pausing):
             with together():  # the round's orders
                 self._controller.open()
-            self._view.due = self._clock()  # a round is seen, however short it is
+            self._view.opened = True
             self._announce("running")
 
     def _take(self, timeout: float) -> None:

@@ -71,6 +71,7 @@ class RunEnd:
         after = extended_after(ledger)
         self._best = BestModels(rule, LoggedBest(ledger), self._keep, after)
         # The last round whose model the evaluator was given, and that model.
+        self._done = ledger.rounds_done()  # asked for in each turn of the loop
         self._seen = 0  # the scores of all rounds before it were looked at
         self._submitted, self._model = 0, (global_model.model, global_model.family)
         self._ledger, self._global_model = ledger, global_model
@@ -83,7 +84,7 @@ class RunEnd:
     @property
     def reached(self) -> bool:
         """True once all rounds are done, or no better model has come for long."""
-        done = self._ledger.rounds_done()
+        done = self._done
         return 0 < self._rounds <= done or bool(done and self._best.through)
 
     @property
@@ -93,6 +94,7 @@ class RunEnd:
 
     def submit(self, no: int) -> None:
         """Have the model of a round that has ended scored; the warm-up has none."""
+        self._done = self._ledger.rounds_done()
         self._look()  # devices have tested the model that the round began with
         if no and self._global_model.model is not None:
             model, family = self._model = self._global_model.base_of(no + 1)

@@ -93,7 +93,7 @@ class DenseMean:
             if name not in change:
                 continue
             self._held.add(name)
-            if change[name].any() or name in sent:
+            if name not in self._moved and (name in sent or change[name].any()):
                 self._moved.add(name)
             start = sent.get(name, base)
             after = within(start.astype(np.float64) + change[name], base)
