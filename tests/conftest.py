@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest_timeout
 from brokers import Rabbit, require
 from hypothesis import HealthCheck, settings
 from patience import patience
+from warm import Zygote
 
 # Times on a shared machine say nothing, so no deadline; "ci" draws the same examples
 # every time, and HYPOTHESIS_PROFILE=explore looks for new ones.
@@ -53,3 +55,10 @@ def rabbit() -> Iterator[Rabbit]:
     require("rabbitmq")
     with Rabbit() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """One warm interpreter for all tests: an import of torch takes two seconds."""
+    with closing(Zygote()) as made:
+        yield made

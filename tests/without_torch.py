@@ -51,8 +51,8 @@ def python_without_torch() -> str:
 def boards_without_torch(fleet: Any, *names: str, has: str = "") -> None:
     """Lets devices train by programs; the one named last has torch, and may wait."""
     for name in names:
-        if name != has:
-            fleet.pythons[name] = python_without_torch()
+        # One that has torch imports it when it must: it begins without.
+        fleet.pythons[name] = sys.executable if name == has else python_without_torch()
         path = fleet.folder / f"{name}.toml"
         engine = "program" if name == has else "auto"  # a slow task would be raced
         text = path.read_text().replace('engine = "masked"', f'engine = "{engine}"')

@@ -26,9 +26,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from brokers import mosquitto
-from chaos.fleet import Fleet, Zygote
+from chaos.fleet import Fleet
 from chaos.run import run_seed
 from limiting import LimitingBroker
+from warm import Zygote
 
 import export
 from coordinator.demo import files, run

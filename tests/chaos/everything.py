@@ -18,10 +18,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chaos.brokers import BROKERS, missing
-from chaos.fleet import Zygote
 from chaos.kinds import KINDS, compare_seed, quiet
 from chaos.run import Result, run_seed
 from chaos.sweep import all_kills, kill_at, write_points
+from warm import Zygote
 
 # A run as it is by default, and two whose masks are drawn again from evidence: with a
 # warm-up and without one.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from chaos.history import History, check, counts_of, rows_of
 from chaos.proxy import Gate
 from limiting import LimitingBroker
 from patience import patience
+from warm import Zygote
 
 from coordinator.operations.extend import extend_run
 from coordinator.settings import load_run
@@ -30,57 +29,11 @@ from edge_sdk.storage.journal import JournalRecord
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.wire.codec import unpack
 
-__all__ = ["COORDINATOR", "Archive", "Fleet", "Zygote"]
+__all__ = ["COORDINATOR", "Archive", "Fleet"]
 
 COORDINATOR = "coordinator"
 LOOK_S = 0.02
 MOST_STARTS = 60
-
-
-class Zygote:
-    """Starts commands as forks of one warm interpreter; see `zygote.py`."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
-
-    def spawn(self, **request: Any) -> int:
-        """Starts a command; returns its process id."""
-        return int(self._ask(request)["pid"])
-
-    def poll(self, pid: int) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
-        found: int | None = self._ask({"poll": pid})["rc"]
-        return found
-
-    def close(self) -> None:
-        """Kills everything it started that still runs."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(patience(30))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-
-    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return found
 
 
 class Archive:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from chaos.faults import Fault, schedule
-from chaos.fleet import Fleet, Zygote
+from chaos.fleet import Fleet
 from chaos.run import LIMIT_S, Result, run_seed
+from warm import Zygote
 
 __all__ = [
     "KILLS",

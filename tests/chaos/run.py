@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chaos.brokers import BROKERS, missing
 from chaos.faults import Fault, apply, schedule
-from chaos.fleet import COORDINATOR, Fleet, Zygote
+from chaos.fleet import COORDINATOR, Fleet
 from patience import patience
+from warm import Zygote
 
 from edge_sdk.transport.limits import BrokerLimits
 

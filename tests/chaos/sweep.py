@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.fleet import COORDINATOR, Fleet, Zygote
+from chaos.fleet import COORDINATOR, Fleet
 from chaos.kinds import PATIENT
+from warm import Zygote
 
 __all__ = ["DEVICE", "Kill", "all_kills", "kill_at", "write_points"]
 

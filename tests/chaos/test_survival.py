@@ -143,6 +143,7 @@ def test_a_second_coordinator_of_the_same_folder_is_refused(make: Make) -> None:
         arguments=["resume", str(fleet.run)],
         cwd=str(fleet.run),
         log=str(log),
+        child={},
     )
     fleet.wait(lambda: fleet.zygote.poll(pid) is not None, "its refusal")
     fleet.signal("coordinator", signal.SIGCONT)

@@ -5,7 +5,8 @@ So one process imports everything once and forks; the child then runs the comman
 `main`, with its own arguments, session and log, and dies by any signal like any other.
 
 Requests are lines of JSON on stdin, answers lines on stdout; at end of file every child
-is killed.
+is killed. A request has module, arguments, cwd and log; `env`, else the fork has this
+interpreter's; and `child`, what is different under chaos (see `child.py`).
 """
 
 from __future__ import annotations
@@ -82,16 +83,23 @@ def _poll(pid: int, children: set[int]) -> int | None:
 def _become(request: dict[str, Any]) -> Callable[[], None]:
     """Turns this fork into one of our commands; returns its `main`."""
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python starts
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     os.chdir(request["cwd"])
     sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - for the process's life
-    sys.argv = [request["module"], *request["arguments"]]
-    importlib.import_module("chaos.child").prepare(request.get("child", {}))
+    line = [request["module"], *request["arguments"]]
+    sys.argv, sys.orig_argv = line, [sys.executable, "-m", *line]
+    if "env" in request:
+        os.environ.clear()
+        os.environ.update(request["env"])
+    if "child" in request:
+        importlib.import_module("chaos.child").prepare(request["child"])
+    else:
+        sys.path[:2] = [request["cwd"]]  # instead of this file's folder, and of tests
     return importlib.import_module(request["module"]).main  # type: ignore[no-any-return]
 
 

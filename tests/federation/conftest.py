@@ -14,6 +14,7 @@ import psutil
 import pytest
 from patience import patience, waited
 from ports import free_port
+from warm import Forked, Zygote
 
 from coordinator.views.terminal.status import summary
 from edge_sdk.access import tls_of
@@ -28,12 +29,19 @@ WAIT_S = 120.0
 
 
 class Federation:
-    """One run of three devices in a folder; every process can be killed."""
+    """One run of three devices in a folder; every process can be killed.
 
-    def __init__(self, folder: Path, port: int, rounds: int, broker: str = "") -> None:
+    They are forks of the zygote: a test that starts people's own command lines, or one
+    of what they import, names their interpreter in `pythons`.
+    """
+
+    def __init__(
+        self, folder: Path, port: int, rounds: int, broker: str, zygote: Zygote
+    ) -> None:
         self.run, self.folder, self.port = folder / "run", folder, port
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.pythons: dict[str, str] = {}  # of those that run by another interpreter
+        self.zygote = zygote
+        self.processes: dict[str, subprocess.Popen[bytes] | Forked] = {}
+        self.pythons: dict[str, str] = {}
         data = prepare_folders(
             "digits", folder / "cache", folder / "data", DEVICES, alpha=1.0, seed=1
         )
@@ -63,10 +71,16 @@ class Federation:
     def start(self, name: str, *arguments: str) -> None:
         """Starts `coordinator` or a device; its output goes to a log."""
         module = "coordinator.cli" if name == "coordinator" else "edge_sdk.cli"
-        with (self.folder / f"{name}.log").open("ab") as log:
+        path, env = self.folder / f"{name}.log", {**os.environ, "OMP_NUM_THREADS": "1"}
+        if name not in self.pythons:
+            self.processes[name] = Forked(
+                *(self.zygote, module, arguments), cwd=self.folder, log=path, env=env
+            )
+            return
+        with path.open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [self.pythons.get(name, sys.executable), "-m", module, *arguments],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                [self.pythons[name], "-m", module, *arguments],
+                env=env,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -117,7 +131,7 @@ class Federation:
             process.wait()
 
 
-def _over(process: subprocess.Popen[bytes]) -> bool:
+def _over(process: subprocess.Popen[bytes] | Forked) -> bool:
     return process.poll() is not None
 
 
@@ -254,12 +268,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def federation(tmp_path: Path) -> Iterator[Callable[..., Federation]]:
+def federation(tmp_path: Path, zygote: Zygote) -> Iterator[Callable[..., Federation]]:
     """Makes federations; whatever they started is stopped at the end."""
     made: list[Federation] = []
 
     def make(rounds: int = 3, broker: str = "") -> Federation:
-        made.append(Federation(tmp_path, free_port(), rounds, broker))
+        made.append(Federation(tmp_path, free_port(), rounds, broker, zygote))
         return made[-1]
 
     yield make

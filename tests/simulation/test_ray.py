@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +11,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import psutil
 import pytest
-from patience import patience, waited
+from patience import patience
 
 from coordinator.checkpoints.models import model_name
 from coordinator.simulation.record import RoundRecord, read_records
@@ -126,31 +124,49 @@ def test_two_actors_on_two_nodes_behind_a_broker_give_the_bytes_of_the_process_p
     assert len(told(tmp_path / "ray")[0]) == 4
 
 
+# Round 3 begins with a worker that has stopped, and so has not done its part when it is
+# killed: a test that looked on from outside would at times come after the last round.
+DYING = """
+import threading
+import psutil
+from coordinator.cli import main
+from coordinator.simulation.rounds import Simulation
+step = Simulation.step
+def dies(self, *given):
+    if len(self.journal.records) == 3:
+        family = psutil.Process().children(recursive=True)
+        (actor,) = [p for p in family if "ray::Worker" in " ".join(p.cmdline())]
+        actor.suspend()
+        threading.Timer(0.1, actor.kill).start()
+    return step(self, *given)
+Simulation.step = dies
+main()
+"""
+
+
 @ray
 @pytest.mark.slow
 def test_an_actor_that_is_killed_ends_the_run_with_a_remedy_and_it_goes_on(
     tmp_path: Path,
 ) -> None:
-    prepare(tmp_path, 80)
+    prepare(tmp_path, 5)
     run, again = tmp_path / "run", command(tmp_path / "run", "--pool", "ray")
     again += ["--workers", "1"]
-    with (tmp_path / "log").open("wb") as log:
-        child = subprocess.Popen(again, cwd=tmp_path, stderr=log, stdout=log)
-        assert waited(lambda: len(read_records(run)) >= 3, 240)
-        family = psutil.Process(child.pid).children(recursive=True)
-        (actor,) = [p for p in family if "ray::Worker" in " ".join(p.cmdline())]
-        actor.send_signal(signal.SIGKILL)
-        ended = child.wait(WAIT_S)
-    said = (tmp_path / "log").read_text()
-    assert ended == Exit.RUN, said
+    dying = [sys.executable, "-c", DYING, *again[3:]]
+    ended = subprocess.run(
+        dying, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == Exit.RUN, said
     assert "a worker of the simulation died" in said
     assert "fewer --workers" in said
     assert "Traceback" not in said
-    assert 3 <= len(read_records(run)) < 81
-    with (tmp_path / "log").open("wb") as log:
-        ended = subprocess.run(again, cwd=tmp_path, stderr=log, stdout=log, check=False)
-    assert ended.returncode == 0, (tmp_path / "log").read_text()
-    assert [r.round for r in read_records(run)] == list(range(81))
+    assert len(read_records(run)) == 3
+    ended = subprocess.run(
+        again, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert [r.round for r in read_records(run)] == list(range(6))
 
 
 def test_without_ray_its_extra_is_named(tmp_path: Path) -> None:

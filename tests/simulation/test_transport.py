@@ -318,15 +318,15 @@ def test_killed_with_a_broker_in_the_loop_it_goes_on_by_the_same_command(
     data = next(iter(make().fleet.devices.values())).folder.parent
     (tmp_path / "sim.toml").write_text(
         f'task = "digits"\nfolder = "{data}"\ncohort = 3\ndensities = [0.2]\n'
-        'rounds = 40\nalgorithm = "feddst"\n[training]\nmax_steps = 4\n'
+        'rounds = 12\nalgorithm = "feddst"\n[training]\nmax_steps = 4\n'
     )
     run, over = tmp_path / "killed", ("--transport", "mqtt")
-    killed_in_round(4, 40, run, *command(run, *over)[3:])
+    killed_in_round(4, 12, run, *command(run, *over)[3:])
     for again in (command(run, *over), command(tmp_path / "whole")):
         subprocess.run(again, cwd=tmp_path, check=True, capture_output=True)
     assert plain(read_records(run)) == plain(read_records(tmp_path / "whole"))
-    assert (run / "checkpoints" / model_name(40)).read_bytes() == (
-        tmp_path / "whole" / "checkpoints" / model_name(40)
+    assert (run / "checkpoints" / model_name(12)).read_bytes() == (
+        tmp_path / "whole" / "checkpoints" / model_name(12)
     ).read_bytes()
 
 
