@@ -142,13 +142,53 @@ def test_layers_beyond_the_first_level_cache_are_taken_in_runs(
     run(case, dtype, input_gradient=True)
 
 
+# Few weights and 2 MB and more of a block's input and gradients.
+PLANES = {"3 x 3": (16, 16, (30, 37), 3), "1 x 1": (24, 40, (31, 21), 1)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("kind", PLANES)
+def test_wide_layers_with_few_weights_go_plane_by_plane(
+    dtype: torch.dtype, relu: bool, kind: str
+) -> None:
+    channels, units, size, kernel = PLANES[kind]
+    case = Case(
+        samples=18, channels=channels, units=units, groups=1, size=size,
+        kernel=(kernel, kernel), stride=(1, 1), padding=(kernel // 2, kernel // 2),
+        dilation=(1, 1), lanes=16, density=0.1, bias=True, relu=relu, seed=4,
+    )  # fmt: skip
+    run(case, dtype, input_gradient=True)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("kind", PLANES)
+def test_threads_leave_the_bits_of_planes(threads: int, kind: str) -> None:
+    channels, units, size, kernel = PLANES[kind]
+    _same_bits((units, channels, kernel, kernel), size, 16, threads, 1)
+
+
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 @pytest.mark.parametrize("threads", [2, 3, 5])
 def test_any_number_of_threads_gives_the_same_bits(lanes: int, threads: int) -> None:
+    _same_bits((24, 16, 3, 3), (13, 11), lanes, threads, 2)
+
+
+def _same_bits(
+    shape: tuple[int, int, int, int],
+    size: tuple[int, int],
+    lanes: int,
+    threads: int,
+    stride: int,
+) -> None:
+    """A step with one thread and with `threads`, of weights (out, in, kh, kw)."""
     gen = torch.Generator().manual_seed(3)
-    pattern = torch.rand((24, 16, 3, 3), generator=gen) < 0.2
-    plan = Conv(Structure.of(pattern.numpy()), (2, 2), (1, 1), relu=1)
-    x = to_blocked(torch.randn((20, 16, 13, 11), generator=gen), lanes)
+    pattern = torch.rand(shape, generator=gen) < 0.2
+    padding = shape[2] // 2
+    plan = Conv(
+        Structure.of(pattern.numpy()), (stride, stride), (padding, padding), relu=1
+    )
+    x = to_blocked(torch.randn((20, shape[1], *size), generator=gen), lanes)
     values = torch.randn(int(pattern.sum()), generator=gen)
 
     def step(count: int) -> list[torch.Tensor]:

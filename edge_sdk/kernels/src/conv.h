@@ -32,6 +32,15 @@ inline bool geometry(const FeStructure& s, const FeConv& c, Geometry& g) {
   return true;
 }
 
+// A 1 x 1 convolution that takes every pixel knows no rows: tiles are any pixels.
+inline FeConv flat(const FeStructure& s, FeConv c) {
+  const bool every = s.taps() == 1 && c.stride_h == 1 && c.stride_w == 1 && !c.pad_h && !c.pad_w;
+  if (!every || c.in_h < 1 || c.in_w < 1 || c.in_h > INT32_MAX / c.in_w) return c;
+  c.in_w *= c.in_h;
+  c.in_h = 1;
+  return c;
+}
+
 // Offsets are int32: one block of one tensor must stay below 2^31 elements.
 inline bool fits(int64_t channels, int64_t h, int64_t w, int64_t lanes) {
   return channels * h * w * lanes < INT32_MAX;

@@ -77,44 +77,53 @@ struct ForwardTile {
 
   static __attribute__((noinline)) void run(const ForwardArgs& a, const real* x, real* y, int r0,
                                             int r1) {
+    for (int b = 0; b < a.blocks; b++) {
+      const int32_t* start = a.start + (ptrdiff_t)b * a.rows;
+      for (int r = r0; r < r1; r++)
+        if (!b || start[r] < start[a.rows + r])
+          row(a, start[r], start[a.rows + r], b == 0, r, x, y + r * a.out_plane);
+    }
+  }
+
+  // The same for row r alone, on so many tiles side by side, in one run of channels.
+  static __attribute__((noinline)) void side_by_side(const ForwardArgs& a, const real* x, real* y,
+                                                     int r, int tiles) {
+    for (ptrdiff_t step = 0; step < (ptrdiff_t)tiles * TW * L; step += TW * L)
+      row(a, a.start[r], a.start[a.rows + r], true, r, x + step, y + r * a.out_plane + step);
+  }
+
+  // Row r's weights [i, end) on one tile.
+  static FE_INLINE void row(const ForwardArgs& a, int i, int end, bool first,
+                            int r, const real* x, real* yp) {
     const ptrdiff_t sx = (S ? S : a.stride_w) * L, in_row = a.in_row, out_row = a.out_row;
 #define FE_EACH                                    \
   FE_UNROLL for (int h = 0; h < TH; h++)           \
   FE_UNROLL for (int t = 0; t < TW; t++)           \
   FE_UNROLL for (int v = 0; v < NV; v++)
-    for (int b = 0; b < a.blocks; b++) {
-      const int32_t* start = a.start + (ptrdiff_t)b * a.rows;
-      for (int r = r0; r < r1; r++) {
-        int i = start[r];
-        const int end = start[a.rows + r];
-        if (i == end && b) continue;
-        real* yp = y + r * a.out_plane;
-        V acc[U][TH][TW][NV];
-        FE_UNROLL for (int u = 1; u < U; u++) FE_EACH acc[u][h][t][v] = V{};
-        if (b == 0) {
-          const V bias = splat<V>(a.bias ? a.bias[r] : real(0));
-          FE_EACH acc[0][h][t][v] = bias;
-        } else {
-          FE_EACH acc[0][h][t][v] = load<V>(yp + h * out_row + t * L + v * VL);
-        }
-        for (; i + U <= end; i += U)
-          FE_UNROLL for (int u = 0; u < U; u++) {
-            const real* xp = x + a.offset[i + u];
-            const V w = splat<V>(a.w[i + u]);
-            FE_EACH acc[u][h][t][v] += w * load<V>(xp + h * in_row + t * sx + v * VL);
-          }
-        if (U > 1)
-          for (; i < end; i++) {
-            const real* xp = x + a.offset[i];
-            const V w = splat<V>(a.w[i]);
-            FE_EACH acc[0][h][t][v] += w * load<V>(xp + h * in_row + t * sx + v * VL);
-          }
-        FE_EACH {
-          V s = acc[0][h][t][v];
-          FE_UNROLL for (int u = 1; u < U; u++) s += acc[u][h][t][v];
-          store(yp + h * out_row + t * L + v * VL, s);
-        }
+    V acc[U][TH][TW][NV];
+    FE_UNROLL for (int u = 1; u < U; u++) FE_EACH acc[u][h][t][v] = V{};
+    if (first) {
+      const V bias = splat<V>(a.bias ? a.bias[r] : real(0));
+      FE_EACH acc[0][h][t][v] = bias;
+    } else {
+      FE_EACH acc[0][h][t][v] = load<V>(yp + h * out_row + t * L + v * VL);
+    }
+    for (; i + U <= end; i += U)
+      FE_UNROLL for (int u = 0; u < U; u++) {
+        const real* xp = x + a.offset[i + u];
+        const V w = splat<V>(a.w[i + u]);
+        FE_EACH acc[u][h][t][v] += w * load<V>(xp + h * in_row + t * sx + v * VL);
       }
+    if (U > 1)
+      for (; i < end; i++) {
+        const real* xp = x + a.offset[i];
+        const V w = splat<V>(a.w[i]);
+        FE_EACH acc[0][h][t][v] += w * load<V>(xp + h * in_row + t * sx + v * VL);
+      }
+    FE_EACH {
+      V s = acc[0][h][t][v];
+      FE_UNROLL for (int u = 1; u < U; u++) s += acc[u][h][t][v];
+      store(yp + h * out_row + t * L + v * VL, s);
     }
 #undef FE_EACH
   }
@@ -126,6 +135,30 @@ template <int L>
 constexpr int forward_pixels() {
   constexpr int room = kManyRegisters ? (FE_VECTOR_BYTES == 64 ? 16 : 24) : 12;
   return std::max(1, room / Lanes<L>::NV);
+}
+
+// Whether a row's weights go through whole planes: what by_planes is in the backward pass.
+// AVX2, d = .05, 64 -> 64 of 1 x 1 at 31 x 21 pixels: 1.7 times as fast; at d = .2 the same.
+bool by_planes(const FeStructure& s, const FeConv& c, const Geometry& g) {
+  const int64_t pixels = (int64_t)c.in_h * c.in_w * (g.channels + s.rows);
+  return s.taps() == 1 && c.in_h == 1 && !g.pads && c.stride_w == 1 &&
+         s.nnz <= (int64_t)s.rows * 8 && pixels * c.lanes * (int64_t)sizeof(real) >= 1 << 20;
+}
+
+template <int L>
+void forward_planes(const FeStructure& s, const FeConv& c, const Geometry& g, const ForwardArgs& a,
+                    const real* x, real* y) {
+  constexpr int kWide = forward_pixels<L>();
+  const int whole = g.out_w / kWide, rest = g.out_w % kWide;
+  parallel_for(c.blocks * s.rows, c.threads, [&](int job) {
+    const int block = job / s.rows, r = job % s.rows;
+    const real* xp = x + (ptrdiff_t)block * g.channels * g.out_w * L;
+    real* yp = y + (ptrdiff_t)block * s.rows * g.out_w * L;
+    const ptrdiff_t last = (ptrdiff_t)whole * kWide * L;
+    ForwardTile<L, 1, kWide, 1>::side_by_side(a, xp, yp, r, whole);
+    if (rest)
+      TileTable<ForwardTile, L, kWide>::find(1, rest, 1)(a, xp + last, yp + last, r, r + 1);
+  });
 }
 
 template <int L>
@@ -165,12 +198,14 @@ extern "C" int fe_conv_forward(const FeStructure* sp, const FeConv* cp, const fe
                                fe::real* y) {
   using namespace fe;
   const FeStructure& s = *sp;
-  const FeConv& c = *cp;
+  const FeConv c = flat(s, *cp);
   Geometry g;
   if (!geometry(s, c, g)) return FE_BAD_ARGUMENT;
   if (!fits(g.channels, g.padded_h, g.padded_w, c.lanes)) return FE_TOO_LARGE;
+  const bool planes = by_planes(s, c, g);
   int blocks = 1;
-  FE_FOR_LANES(c.lanes, blocks = channel_blocks(s.in_per_group, region<L>(s, c, g), L, s.nnz, s.rows))
+  if (!planes)
+    FE_FOR_LANES(c.lanes, blocks = channel_blocks(s.in_per_group, region<L>(s, c, g), L, s.nnz, s.rows))
   int32_t* offset = scratch<int32_t>(kOffsets, s.nnz + 1);
   int32_t* start = scratch<int32_t>(kPointer, (size_t)(blocks + 1) * s.rows);
   const real* padded = padded_input(c, g, x, pro);
@@ -179,6 +214,7 @@ extern "C" int fe_conv_forward(const FeStructure* sp, const FeConv* cp, const fe
   const ForwardArgs a{start, offset, w, bias, (ptrdiff_t)g.out_h * g.out_w * c.lanes,
                       (ptrdiff_t)g.padded_w * c.lanes * c.stride_h, (ptrdiff_t)g.out_w * c.lanes,
                       s.rows, blocks, c.stride_w};
-  FE_FOR_LANES(c.lanes, forward<L>(s, c, g, a, padded, y))
+  FE_FOR_LANES(c.lanes, planes ? forward_planes<L>(s, c, g, a, padded, y)
+                               : forward<L>(s, c, g, a, padded, y))
   return FE_OK;
 }
