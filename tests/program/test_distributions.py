@@ -11,7 +11,13 @@ import torch.nn.functional as F  # noqa: N812
 from beside_torch import Case
 from plain_models import N, Plain, classes, error_of
 from torch import nn
-from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    MixtureSameFamily,
+    Normal,
+    kl_divergence,
+)
 
 from edge_sdk.program.capture import compiled
 
@@ -63,7 +69,12 @@ def test_it_trains_as_torch_does(make: Callable[[], Case]) -> None:
     assert error_of(make) < 1e-4
 
 
-def test_a_sample_of_a_distribution_is_drawn_by_the_board() -> None:
+def test_a_sample_of_a_distribution_is_drawn_by_the_board(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # torch.compile turns checks off for a whole process once any other test uses it.
+    monkeypatch.setattr(Distribution, "_validate_args", True)
+
     def run(m: Any, x: torch.Tensor) -> Any:
         mean, spread = m.encode(x).chunk(2, 1)
         found = Normal(mean, F.softplus(spread) + 1e-3)
