@@ -27,7 +27,9 @@ __all__ = [
 QUEUE = 8192  # packets; a full queue drops, and devices ask again
 ROOM_S = 0.5  # between two looks at whether the loop has ended
 GROUP, GROUP_S = 64, 0.05  # receipts that share one commit at most; or so long
-LULL_S = 0.005  # without a message, until a commit: one takes about as long
+# Without a message, until a commit: one takes about as long. While devices send what
+# they were asked for, more receipts are certain: a group takes its whole time then.
+LULL_S = 0.005
 TELEMETRY_S = 1.0  # progress that nobody waits for may be so much behind on the disk
 
 
@@ -179,6 +181,7 @@ class MessageGroups:
         ledger: What of it becomes durable.
         handle: Handles one event.
         is_over: Whether the round in hand ends as soon as its messages are handled.
+        sending: Whether devices send chunks that they were asked for.
         clock: Monotonic seconds.
     """
 
@@ -188,10 +191,11 @@ class MessageGroups:
         ledger: Ledger,
         handle: Callable[[Item], None],
         is_over: Callable[[], bool],
+        sending: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
         self._inbox, self._ledger, self._handle = inbox, ledger, handle
-        self._is_over, self._clock = is_over, clock
+        self._is_over, self._sending, self._clock = is_over, sending, clock
         self._settled = clock()
 
     def take(self, timeout: float) -> None:
@@ -222,4 +226,4 @@ class MessageGroups:
             return 0.0
         if waiting:
             wake(waiting)
-        return LULL_S
+        return GROUP_S if self._sending() else LULL_S

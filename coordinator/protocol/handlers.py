@@ -166,6 +166,10 @@ class TaskHandlers(Generic[P]):
         self._intake = UploadQueue(clock)
         self._serves = -1  # the round of the uploads that are queued
 
+    def sending(self) -> bool:
+        """Return whether a device sends chunks that it was asked for."""
+        return self._intake.sending
+
     def hello(self, device: str, task_id: str | None) -> bool:
         """Says what a device has to do; whether that is nothing.
 

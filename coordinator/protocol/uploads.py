@@ -19,10 +19,19 @@ from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.wire.blob import Assembly
 from edge_sdk.wire.messages import Data, Need, Offer
 
-__all__ = ["BUDGET", "CREDIT", "CREDIT_BYTES", "SLOTS", "Upload", "UploadQueue"]
+__all__ = [
+    "BUDGET",
+    "CREDIT",
+    "CREDIT_BYTES",
+    "SENDING_S",
+    "SLOTS",
+    "Upload",
+    "UploadQueue",
+]
 
 BUDGET = 8 << 20  # bytes; 128 updates of one chunk, or 33 of 250 KB
 SLOTS = 8  # so many may send, however large their updates are
+SENDING_S = 1.0  # after its last chunk, or its offer
 IDLE_TIMES = 6.0  # the patience with one that offers again and sends nothing
 CREDIT = 16  # chunks
 CREDIT_BYTES = 1 << 20  # of chunks above 64 KiB; a device holds what it was asked for
@@ -58,6 +67,12 @@ class UploadQueue:
     def waiting(self) -> int:
         """Devices that have offered and were not asked yet."""
         return len(self._waiting)
+
+    @property
+    def sending(self) -> bool:
+        """Whether a device sends what it was asked for: a chunk is likely to come."""
+        since = self._clock() - SENDING_S
+        return any(u.asked > 0 and u.touched > since for u in self._uploads.values())
 
     def offer(self, device: str, offer: Offer) -> Need | None:
         """The request that answers a device's offer; None while it has to wait.

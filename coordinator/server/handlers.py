@@ -84,10 +84,10 @@ class MessageHandlers:
         identities: IdentityRegistry | None,
     ) -> None:
         self._ledger, self._fleet, self._tests = ledger, fleet, tests
-        self._statistics = statistics
         self._offers = None if identities is None else SignedOffers(identities)
         self._controller, self._publisher = controller, publisher
-        self._tasks = TaskHandlers(self, publisher, clock)
+        self._statistics, self._tasks = statistics, TaskHandlers(self, publisher, clock)
+        self.sending = self._tasks.sending
         self._clock, self._reminded = clock, Seldom(REMIND_S, KNOWN)
 
     def answer(

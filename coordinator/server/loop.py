@@ -146,8 +146,8 @@ class Server:
         made = self._global_model, self._evaluator, self._fleet, self._deliveries
         tests_of = tests, self._controller.timing
         self._end = RunEnd(ledger, *made, *tests_of, self._turn, clock, settings)
-        over = self._controller.is_over
-        self._groups = MessageGroups(self._inbox, ledger, self._handle, over, clock)
+        until = self._controller.is_over, self._handlers.sending
+        self._groups = MessageGroups(self._inbox, ledger, self._handle, *until, clock)
         self._transport.subscribe(*topics.heard_by_coordinator(name))
 
     # -- other threads -----------------------------------------------------------------

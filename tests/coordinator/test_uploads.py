@@ -12,6 +12,7 @@ from coordinator.protocol.uploads import (
     BUDGET,
     CREDIT,
     CREDIT_BYTES,
+    SENDING_S,
     SLOTS,
     UploadQueue,
 )
@@ -223,3 +224,22 @@ def test_who_offers_again_and_sends_nothing_keeps_no_place_for_ever(
     need = intake.offer(slow.task_id, slow)
     assert need is not None
     assert need.ranges[0][0] > 0  # what it sent is kept
+
+
+def test_a_device_sends_until_its_last_chunk_or_for_a_second(offer: Offers) -> None:
+    clock, content = Clock(), bytes(3)
+    intake = UploadQueue(clock)
+    assert not intake.sending
+    offered = offer(content=content)
+    intake.offer("pi", offered)
+    for index in range(3):
+        assert intake.sending
+        intake.data("pi", chunk(offered, content, index))
+    assert not intake.sending
+    intake.offer("pi", offered)
+    clock.now += SENDING_S
+    assert not intake.sending
+    intake.data("pi", chunk(offered, content, 0))
+    assert intake.sending
+    intake.forget()
+    assert not intake.sending
