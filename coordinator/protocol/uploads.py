@@ -70,7 +70,7 @@ class UploadQueue:
 
     @property
     def sending(self) -> bool:
-        """True while a device sends what it was asked for: a chunk is likely to come."""
+        """True while a device sends what it was asked for: a chunk is to come."""
         since = self._clock() - SENDING_S
         return any(u.asked > 0 and u.touched > since for u in self._uploads.values())
 
