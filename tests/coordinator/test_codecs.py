@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,9 @@ def test_the_settings_name_the_codecs(tmp_path: Path) -> None:
         load_run(path)
 
 
-def test_each_device_gets_the_best_codec_that_both_know(tmp_path: Path) -> None:
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[DeviceRegistry]:
+    """Devices of a run of digits; nobody is there yet."""
     settings = RunSettings(
         federation="test",
         task="digits",
@@ -167,6 +169,11 @@ def test_each_device_gets_the_best_codec_that_both_know(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     none = RunProgram(load_task("digits"), Examples([[0]], [0]), ledger)
     fleet = DeviceRegistry(settings, workload, ledger, lambda: 0.0, none)
+    yield fleet
+    ledger.close()
+
+
+def test_each_device_gets_the_best_codec_that_both_know(fleet: DeviceRegistry) -> None:
     profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
     known = {"old": ["fp32"], "plain": list(NAMES), "new": list(CODECS)}
     for device, codecs in known.items():
@@ -177,7 +184,6 @@ def test_each_device_gets_the_best_codec_that_both_know(tmp_path: Path) -> None:
     packed = "+zstd" if "int8+zstd" in CODECS else ""
     assert fleet.densities.codecs("new") == ("int8" + packed, "fp16" + packed)
     assert fleet.densities.codecs("stranger") == ("fp32", "fp32")
-    ledger.close()
 
 
 @pytest.mark.parametrize(
@@ -195,23 +201,11 @@ def test_each_device_gets_the_best_codec_that_both_know(tmp_path: Path) -> None:
     ],
 )
 def test_chunks_of_an_update_are_as_large_as_broker_and_uplink_take(
-    packet: int, uplink_mbit_s: float, size: int, tmp_path: Path
+    packet: int, uplink_mbit_s: float, size: int, fleet: DeviceRegistry
 ) -> None:
-    settings = RunSettings(
-        federation="test",
-        task="digits",
-        evaluation=Path("eval"),
-        densities=[0.3],
-        rounds=2,
-    )
-    workload = workload_of(TASK, examples=100, epochs=1, batch=32)
-    ledger = open_ledger(tmp_path)
-    none = RunProgram(load_task("digits"), Examples([[0]], [0]), ledger)
-    fleet = DeviceRegistry(settings, workload, ledger, lambda: 0.0, none)
     profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
     profile["uplink_mbit_s"] = uplink_mbit_s
     hello = Hello("idle", None, "0", "digits", 100, profile, ["fp32"], [], 9)
     fleet.hello("pi-1", hello)
     assert fleet.densities.chunk_size("pi-1", packet) == size
     assert size <= max(packet - AROUND, CHUNK_SIZE)
-    ledger.close()
