@@ -13,12 +13,13 @@ import torch
 import coordinator
 from coordinator.simulation.fleet import deal
 from coordinator.simulation.workers.engine import PROGRAM_FILE
+from edge_sdk import Examples
 from edge_sdk.training.scoring import metrics_for, score
 from examples.unequal_fleets.data import SETS, Federated
 from examples.unequal_fleets.methods import FLEET, METHODS, Method, Rate
 from examples.unequal_fleets.warm_ups import WarmUps
 
-__all__ = ["Job", "run"]
+__all__ = ["Job", "best_within", "mean_over_devices", "run"]
 
 _PROGRAMS: dict[str, bytes] = {}  # data set -> its compiled model, in this process
 
@@ -94,18 +95,50 @@ def run(job: Job, files: Path, results: Path) -> dict[str, Any]:
             density: 100 * float(history[f"accuracy@{density:g}"][-1])
             for density in method.densities
         }
-        at_home = {} if job.part == "tune" else _at_home(done, method, found, job.seed)
+        at_home, deployed = {}, {}
+        if job.part == "test":
+            at_home = _at_home(done, method, found, job.seed)
+            scores = {
+                d: _accuracy(done, done.model(d), found.validation)
+                for d in method.densities
+            }
+            deployed = best_within(scores, pooled)
     return {
         **asdict(job),
         "accuracy": {f"{d:g}": value for d, value in pooled.items()},
+        "deployed": {f"{d:g}": value for d, value in deployed.items()},
         "at_home": at_home,
-        "devices": _mean_over_devices(pooled),
+        "devices": mean_over_devices(pooled),
         "bytes": int(history["bytes_up"][-1] + history["bytes_down"][-1])
         + warm_up_bytes,
     }
 
 
-def _mean_over_devices(pooled: dict[float, float]) -> float:
+def best_within(
+    validation: dict[float, float], accuracy: dict[float, float]
+) -> dict[float, float]:
+    """Accuracy of what devices deploy that pick among the networks they can hold.
+
+    A device of a density holds the networks of all smaller densities, too, and deploys
+    the best on validation examples; the larger one where two are level.
+
+    Args:
+        validation: Per density, percent on the examples that choose.
+        accuracy: Per density, percent on those that judge.
+    """
+    deployed = {}
+    for density in accuracy:
+        held = sorted((d for d in validation if d <= density), reverse=True)
+        deployed[density] = accuracy[max(held, key=validation.__getitem__)]
+    return deployed
+
+
+def _accuracy(done: coordinator.Run, model: torch.nn.Module, data: Examples) -> float:
+    """Percent."""
+    return 100 * score(model, done.task, data, metrics_for(done.task, data))["accuracy"]
+
+
+def mean_over_devices(pooled: dict[float, float]) -> float:
     """Mean accuracy of the model that each device deploys."""
     if len(pooled) == 1:
         return next(iter(pooled.values()))
@@ -119,8 +152,7 @@ def _at_home(
     densities = _dealt(method, len(found.home), seed)
     models = {d: done.model(d) for d in method.densities}
     scores = [
-        100
-        * score(models[d], done.task, home, metrics_for(done.task, home))["accuracy"]
+        _accuracy(done, models[d], home)
         for d, home in zip(densities, found.home, strict=True)
     ]
     worst = sorted(scores)[: max(1, len(scores) // 10)]

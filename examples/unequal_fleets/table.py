@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from examples.reproduce.pairs import holm, interval, p_above, paired
+from examples.unequal_fleets.judge import mean_over_devices
 from examples.unequal_fleets.methods import WARM_UP
 
 __all__ = ["tables"]
 
 OURS = "flash-edge"
+DEVICES = "mean over devices"
+DEPLOYED = "mean, best by validation"
 Found = dict[str, dict[int, dict[str, Any]]]  # method -> seed -> result
 
 
@@ -39,8 +42,8 @@ def _read(folder: Path, methods: list[str]) -> Found:
 
 def _accuracy(found: Found) -> list[str]:
     head = "| method | rate, momentum | seeds | .05 | .1 | .2 | mean over devices | "
-    head += "at home, mean / worst tenth | MB |"
-    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
+    head += "mean, best by validation | at home, mean / worst tenth | MB |"
+    lines = [head, "|---|---|---|---|---|---|---|---|---|---|"]
     for method, runs in found.items():
         rates = {(r["rate"]["rate"], r["rate"]["momentum"]) for r in runs.values()}
         cells = [
@@ -48,7 +51,8 @@ def _accuracy(found: Found) -> list[str]:
             "; ".join(f"{rate:g}, {momentum:g}" for rate, momentum in sorted(rates)),
             str(len(runs)),
             *(_mean(_accuracies(runs, density)) for density in ("0.05", "0.1", "0.2")),
-            _mean({s: r["devices"] for s, r in runs.items()}),
+            _mean(_accuracies(runs, DEVICES)),
+            _mean(_accuracies(runs, DEPLOYED)),
             " / ".join(
                 f"{statistics.mean(r['at_home'][key] for r in runs.values()):.1f}"
                 for key in ("mean", "worst tenth")
@@ -60,9 +64,20 @@ def _accuracy(found: Found) -> list[str]:
 
 
 def _accuracies(runs: dict[int, dict[str, Any]], density: str) -> dict[int, float]:
+    """Per seed, percent at a density, or in the mean over devices."""
+    if density == DEVICES:
+        return {s: r["devices"] for s, r in runs.items()}
+    if density == DEPLOYED:
+        return {s: _deployed(r) for s, r in runs.items()}
     return {
         s: r["accuracy"][density] for s, r in runs.items() if density in r["accuracy"]
     }
+
+
+def _deployed(result: dict[str, Any]) -> float:
+    """Mean over devices that deploy the best network which they can hold."""
+    deployed = {float(d): value for d, value in result.get("deployed", {}).items()}
+    return mean_over_devices(deployed) if deployed else float(result["devices"])
 
 
 def _mean(by_seed: dict[int, float]) -> str:
@@ -83,22 +98,16 @@ def _paired(found: Found) -> list[str]:
     if OURS not in found:
         return lines
     rows, p_values = [], []
-    for density in ("0.05", "0.1", "0.2", "devices"):
-        ours = (
-            {s: r["devices"] for s, r in found[OURS].items()}
-            if density == "devices"
-            else _accuracies(found[OURS], density)
-        )
+    for density in ("0.05", "0.1", "0.2", DEVICES, DEPLOYED):
+        ours = _accuracies(found[OURS], density)
         for method, runs in found.items():
             if method == OURS:
                 continue
-            theirs = {s: r["devices"] for s, r in runs.items()}
-            if density in next(iter(runs.values()))["accuracy"]:
-                theirs = _accuracies(runs, density)
+            theirs = _accuracies(runs, density) or _accuracies(runs, DEVICES)
             points = paired(ours, theirs)
             if len(points) < 2:
                 continue
-            what = "mean over devices" if density == "devices" else f"at {density}"
+            what = density if density in (DEVICES, DEPLOYED) else f"at {density}"
             mean, low, high = interval(points)
             rows.append((what, method, f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"))
             p_values.append(p_above(ours, theirs))

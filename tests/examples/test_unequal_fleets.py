@@ -21,7 +21,7 @@ from edge_sdk.datasets.readers import Grouped
 from examples.reproduce.pairs import holm, interval
 from examples.unequal_fleets.choice import FINALISTS, SHORTER, TUNING_SEEDS, jobs_of
 from examples.unequal_fleets.data import SETS, by_people, split
-from examples.unequal_fleets.judge import Job, run
+from examples.unequal_fleets.judge import Job, best_within, run
 from examples.unequal_fleets.methods import GRID, METHODS, TABLE, WARM_UP, Rate
 from examples.unequal_fleets.table import tables
 
@@ -36,6 +36,7 @@ def result(
     found = {
         **asdict(job),
         "accuracy": {f"{d:g}": at + 10 * d for d in ladder},
+        "deployed": {f"{d:g}": at - 1 for d in ladder if len(ladder) > 1},
         "at_home": {"mean": at, "worst tenth": at - 1},
         "devices": at,
         "bytes": 1000,
@@ -131,7 +132,16 @@ def test_the_rate_is_chosen_on_validation_and_the_test_waits_for_it(
         write(tmp_path, *row)
     table = tables(tmp_path, ["digits"], list(METHODS))
     assert "| flash-edge | 0.2, 0.9 | 3 | 61.83 +- 1.53 |" in table
+    assert "| mean, best by validation | everybody at 0.05 | +0.33" in table
     assert "| at 0.05 | everybody at 0.05 | +1.33" in table
+
+
+def test_a_device_deploys_the_best_network_by_validation_that_it_can_hold() -> None:
+    judged = {0.05: 1.0, 0.1: 2.0, 0.2: 3.0}
+    assert best_within({0.05: 9, 0.1: 8, 0.2: 9}, judged) == {0.05: 1, 0.1: 1, 0.2: 3}
+    assert best_within({0.05: 1, 0.1: 5, 0.2: 2}, judged) == {0.05: 1, 0.1: 2, 0.2: 2}
+    assert best_within({0.05: 1, 0.1: 2, 0.2: 9}, judged) == judged  # none takes more
+    assert best_within({1.0: 4.0}, {1.0: 7.0}) == {1.0: 7.0}
 
 
 def test_rows_without_a_warm_up_are_asked_for_by_name_and_paired(
@@ -154,6 +164,8 @@ def test_one_run_gives_every_density_at_its_devices(tmp_path: Path) -> None:
     found = run(Job("digits", "flash-edge", rate, 1, "test", 1), tmp_path, tmp_path)
     assert set(found["accuracy"]) == {"0.05", "0.1", "0.2"}
     assert set(found["at_home"]) == {"mean", "worst tenth", "0.05", "0.1", "0.2"}
+    assert set(found["deployed"].values()) <= set(found["accuracy"].values())
+    assert found["deployed"]["0.05"] == found["accuracy"]["0.05"]  # it has no other
     assert found["bytes"] > 0
 
 
