@@ -25,6 +25,7 @@ _ERROR_BYTES = 512
 _WHOLE = (np.dtype(np.int32), np.dtype(np.int64))
 _TYPES = {"float32": 0, "int64": 1, "int32": 2, "bool": 3}  # of flsp.h
 _AXES = 3  # of a program's buffers
+_FIRST = ctypes.c_char.from_buffer
 
 
 class NativeModel:
@@ -212,8 +213,14 @@ def _metadata(what: str, text: bytes) -> dict[str, Any]:
 
 
 def _address(array: NDArray[Any]) -> int:
-    """Address of an array's data; `array.ctypes` takes a microsecond for it."""
-    return int(array.__array_interface__["data"][0])
+    """Address of an array's data; `array.ctypes` takes a microsecond for it.
+
+    Read-only and empty arrays take the slower way.
+    """
+    try:
+        return ctypes.addressof(_FIRST(array))
+    except (TypeError, ValueError):
+        return int(array.__array_interface__["data"][0])
 
 
 class _Session:

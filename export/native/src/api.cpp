@@ -162,22 +162,31 @@ struct flsp_session {
 
 namespace {
 
-void copy_planes(const Buffer& b, const float* from, int64_t from_step, float* to,
-                 int64_t to_step) {
-  for (int32_t c = 0; c < b.channels; c++)
-    std::memcpy(to + c * to_step, from + c * from_step, b.pixels() * sizeof(float));
+Workspace space_of(flsp_session& s, const Caller& caller) {
+  return {s.model, s.arena.get(), s.source.get(), s.pack.get(), s.pack_step, &s.pool, caller};
 }
 
-// The model's operations on what its first buffer holds.
-void run_example(flsp_session& s, float* output, int64_t example) {
-  const Buffer& out = s.model.buffers[s.model.output];
-  const Workspace space{s.arena.get(), s.source.get(), s.pack.get(), s.pack_step,
-                        &s.pool};
-  const std::vector<Op>& ops = s.model.ops;
+int64_t values_of(const Buffer& b) { return b.channels * b.pixels(); }
+
+bool aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % alignof(float) == 0; }
+
+// Whether two arrays share a byte: an operation would write what another one still reads.
+bool overlap(const float* a, int64_t a_floats, const float* b, int64_t b_floats) {
+  const auto from = reinterpret_cast<uintptr_t>(a), other = reinterpret_cast<uintptr_t>(b);
+  return from < other + b_floats * sizeof(float) && other < from + a_floats * sizeof(float);
+}
+
+// The model's operations on an example that is there.
+void run_example(const Workspace& space, float* output) {
+  const std::vector<Op>& ops = space.model.ops;
   for (size_t k = 0; k < ops.size(); k += 1 + static_cast<size_t>(ops[k].chained))
-    ops[k].chained ? run_chain(s.model, k, space) : run_op(s.model, ops[k], space);
-  copy_planes(out, space.arena + out.offset, out.plane(),
-              output + example * out.channels * out.pixels(), out.pixels());
+    ops[k].chained ? run_chain(space.model, k, space) : run_op(space.model, ops[k], space);
+  copy_output(space, output);
+}
+
+// Where operations write the output of one example; null: they do not.
+float* target_of(const Model& model, float* output) {
+  return model.output_copied || !aligned(output) ? nullptr : output;
 }
 
 // Numbers of one example from place `at` of a buffer's values on; false of one that float32
@@ -309,11 +318,17 @@ void flsp_session_free(flsp_session* session) { delete session; }
 
 int flsp_run(flsp_session* s, const float* input, float* output, int64_t batch) {
   if (!s || !input || !output || batch < 0) return -1;
-  const Buffer& in = s->model.buffers.front();
-  float* const at = s->arena.get() + in.offset;
+  const int64_t in = values_of(s->model.buffers.front());
+  const int64_t out = values_of(s->model.buffers[s->model.output]);
+  const bool direct = s->model.copied_piece < in && aligned(input) &&
+                      !overlap(input, batch * in, output, batch * out);
   for (int64_t i = 0; i < batch; i++) {
-    copy_planes(in, input + i * in.channels * in.pixels(), in.pixels(), at, in.plane());
-    run_example(*s, output, i);
+    const float* const x = input + i * in;
+    float* const y = output + i * out;
+    const Workspace space = space_of(
+        *s, {direct ? x : nullptr, target_of(s->model, y), i * in, (batch - 1 - i) * in});
+    copy_input(space, x);
+    run_example(space, y);
   }
   return 0;
 }
@@ -322,7 +337,8 @@ int flsp_run_several(flsp_session* s, const flsp_array* inputs, int count, float
                      int64_t batch) {
   if (!s || !inputs || !output || batch < 0 || count < 1) return -1;
   const Buffer& in = s->model.buffers.front();
-  int64_t left = in.channels * in.pixels();
+  const int64_t out = values_of(s->model.buffers[s->model.output]);
+  int64_t left = values_of(in);
   for (const flsp_array* a = inputs; a < inputs + count; a++) {
     if (!a->data || a->values < 0 || a->values > left || a->type > FLSP_BOOL) return -1;
     left -= a->values;
@@ -332,7 +348,8 @@ int flsp_run_several(flsp_session* s, const flsp_array* inputs, int count, float
     int64_t at = 0;
     for (const flsp_array* a = inputs; a < inputs + count; at += a->values, a++)
       if (!put_values(*a, i, in, at, s->arena.get() + in.offset)) return -2;
-    run_example(*s, output, i);
+    float* const y = output + i * out;
+    run_example(space_of(*s, {nullptr, target_of(s->model, y), 0, 0}), y);
   }
   return 0;
 }

@@ -69,13 +69,13 @@ bool place_pixels(const Bytes& b, int64_t first, uint8_t* (&at)[kBytePixels]) {
 }
 
 // Pixels 16 * begin..16 * end of the input.
-void copy_pixels(const Bytes& b, const float* x, int64_t begin, int64_t end) {
+void copy_pixels(const Bytes& b, const Planes<const float>& x, int64_t begin, int64_t end) {
   ByteCopy c{};
-  c.plane = b.in.plane();
+  c.plane = x.step;
   c.channels = b.in.channels;
   c.target = target_of(b);
   for (int64_t at = begin * kBytePixels; at < end * kBytePixels; at += kBytePixels) {
-    c.x = x + at;
+    c.x = x.at + at;
     if (place_pixels(b, at, c.target.at)) b.kernels.copy(c);
   }
 }
@@ -93,7 +93,7 @@ void run_bytes(const Model& model, const Op& op, const Workspace& space) {
   const int shares = shares_of(blocks, pool);
   if (!p.follows)
     pool.each(shares, [&](int share, int) {
-      copy_pixels(b, space.arena + in.offset, blocks * share / shares,
+      copy_pixels(b, space.from(o.in), blocks * share / shares,
                   blocks * (share + 1) / shares);
     });
   const ByteSteps steps{p.steps.data(), p.base.data(), p.start.data(), p.output.data(),
@@ -101,7 +101,7 @@ void run_bytes(const Model& model, const Op& op, const Workspace& space) {
   const auto groups = static_cast<int32_t>(p.start.size()) - 1;
   const auto tiles = static_cast<int>((out.pixels() + kBytePixels - 1) / kBytePixels);
   const int parts = pool.threads() == 1 ? 1 : std::min<int>(groups, (8 + tiles - 1) / tiles);
-  float* const y = space.arena + out.offset;
+  const Planes<float> y = space.to(o.out);
   const float* residual = o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset;
   pool.each(tiles * parts, [&](int piece, int) {
     const int64_t first = int64_t{piece / parts} * kBytePixels;
@@ -116,8 +116,8 @@ void run_bytes(const Model& model, const Op& op, const Workspace& space) {
     }
     t.step = static_cast<ptrdiff_t>(o.stride_w) * p.step;
     t.quads = out.width % 4 == 0 && first + kBytePixels <= out.pixels();
-    t.y = y + first;
-    t.y_plane = out.plane();
+    t.y = y.at + first;
+    t.y_plane = y.step;
     t.rounded = p.feeds;
     if (p.feeds) {
       const Bytes next = bytes_of(model, (&op)[1], space);
@@ -134,14 +134,13 @@ const float* rounded_input(const Model& model, const Op& op, const Workspace& sp
   const OpRecord& o = op.record;
   const Buffer& in = model.buffers[o.in];
   float* const to = space.source + op.conv.rounded_at;
-  const float* const from = space.arena + in.offset;
-  const int64_t blocks = (in.floats() + kBytePixels - 1) / kBytePixels;
-  const int shares = shares_of(blocks, *space.pool);
+  const int shares = shares_of(in.channels, *space.pool);
   space.pool->each(shares, [&](int share, int) {
-    const int64_t begin = blocks * share / shares * kBytePixels;
-    const int64_t end = blocks * (share + 1) / shares * kBytePixels;
-    model.kernels->round(from + begin, to + begin, end - begin, 1.0f / o.input_scale,
-                         static_cast<float>(-o.extra), static_cast<float>(255 - o.extra));
+    const int64_t end = int64_t{in.channels} * (share + 1) / shares;
+    for (int64_t c = int64_t{in.channels} * share / shares; c < end; c++)
+      model.kernels->round(space.near(o.in, c), to + c * in.plane(), in.pixels(),
+                           1.0f / o.input_scale, static_cast<float>(-o.extra),
+                           static_cast<float>(255 - o.extra));
   });
   return to;
 }

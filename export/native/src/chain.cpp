@@ -123,20 +123,19 @@ struct Scratch {
 class ChainRun {
  public:
   ChainRun(const Model& model, const Parts& p, const Workspace& space, int thread)
-      : model_(model), parts_(p), at_(model, p), arena_(space.arena),
+      : model_(model), space_(space), parts_(p), at_(model, p),
         scratch_(space.pack + thread * space.pack_step),
-        filter_(model, *p.filter, scratch_ + at_.rest) {}
+        filter_(space, *p.filter, scratch_ + at_.rest) {}
 
   void channel(int64_t c) {
-    const float* x = plane(parts_.filter->record.in, c);
-    if (parts_.mix) {
-      x = mixed(c);
-    } else if (parts_.before) {
-      map(*parts_.before, plane(parts_.before->record.in, c), scratch_ + at_.made,
+    const float* x = parts_.mix ? mixed(c) : scratch_ + at_.made;
+    if (!parts_.mix && !parts_.before) {
+      x = space_.near(parts_.filter->record.in, c);
+    } else if (!parts_.mix) {
+      map(*parts_.before, space_.near(parts_.before->record.in, c), scratch_ + at_.made,
           model_.buffers[parts_.filter->record.in].pixels());
-      x = scratch_ + at_.made;
     }
-    float* const y = plane(last_plane(parts_).record.out, c);
+    float* const y = space_.to(last_plane(parts_).record.out).channel(c);
     float* const to = parts_.behind ? scratch_ + at_.filtered : y;
     filter_.channel(c, x, nullptr, to);
     const int64_t pixels = model_.buffers[parts_.filter->record.out].pixels();
@@ -144,15 +143,10 @@ class ChainRun {
     if (!parts_.average) return;
     const OpRecord& o = parts_.average->record;
     const double mean = model_.kernels->sum(y, pixels) / static_cast<double>(pixels);
-    plane(o.out, c)[0] = std::min(std::max(static_cast<float>(mean), o.low), o.high);
+    space_.to(o.out).channel(c)[0] = std::min(std::max(static_cast<float>(mean), o.low), o.high);
   }
 
  private:
-  float* plane(int32_t buffer, int64_t c) const {
-    const Buffer& b = model_.buffers[buffer];
-    return arena_ + b.offset + c * b.plane();
-  }
-
   void map(const Op& op, const float* x, float* y, int64_t n) const {
     model_.kernels->map(function_of(op.record), x, y, n, op.record.low, op.record.high);
   }
@@ -166,7 +160,7 @@ class ChainRun {
     for (int32_t i = 0, column = 0; i < count; i++) {
       column += w.gaps[w.start[c] + i];
       weights[i] = value_of(w, w.start[c] + i, c);
-      planes[i] = plane(o.in, column);
+      planes[i] = space_.near(o.in, column);
     }
     float* const to = scratch_ + at_.made;
     const int64_t pixels = model_.buffers[o.in].pixels();
@@ -180,9 +174,9 @@ class ChainRun {
   }
 
   const Model& model_;
+  const Workspace& space_;
   const Parts& parts_;
   const Scratch at_;
-  float* const arena_;
   float* const scratch_;
   DepthwiseRun filter_;
 };

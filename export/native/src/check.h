@@ -40,6 +40,9 @@
 // |                            | nobody uses it between                 | places.cpp, `touches`  |
 // | depthwise_group            | planes with room for four pixels, one  | Buffer::plane,         |
 // |                            | filter a channel, sides of any size    | depthwise.cpp, `turns` |
+// | the caller's arrays        | nothing is read or written beside them:| callers.cpp; of planes |
+// |                            | whole vectors end at most kSlack floats| near their ends,       |
+// |                            | beside what an operation reads         | copy_input             |
 // | dense_tile                 | groups of 4 whole rows; groups = 1     | entries_of, check_conv |
 // | dense_row, affine          | rows * columns values                  | entries_of             |
 // | linear_window              | columns <= 65536                       | windows.cpp            |

@@ -15,6 +15,7 @@ struct Job {
   Buffer out;
   const float* source;
   float* y;
+  int64_t y_plane;
   const float* residual;
 };
 
@@ -23,7 +24,7 @@ Tile make_tile(const Job& j, int64_t pixel, int thread) {
   const ConvPlan& p = j.op.conv;
   Tile t{};
   t.y = j.y + pixel;
-  t.y_plane = j.out.plane();
+  t.y_plane = j.y_plane;
   t.y_last = j.model.kernels->lanes;
   t.sums = p.sums_row ? j.space.pack + thread * j.space.pack_step + p.sums_at : t.y;
   t.sums_row = p.sums_row ? p.sums_row : t.y_plane;
@@ -102,12 +103,10 @@ void packed_tile(const Job& j, int tile, int begin, int end, int thread) {
   for (int v = 0; v < tw; v++)
     t.y_at[v] = per_row ? v / per_row * width + v % per_row * lanes
                         : static_cast<ptrdiff_t>(v) * apart;
-  // Behind the last row of a tile lie pixels of another one, perhaps another thread's.
-  if (per_row) t.y_last = width - (per_row - 1) * lanes;
-  if (!p.order.empty()) {
-    t.order = p.order.data();
-    t.y_last = static_cast<int>(stop - first - t.y_at[tw - 1]);
-  }
+  // Behind the last pixel of a tile lie those of another one, perhaps another thread's, or planes
+  // of the caller's array.
+  t.y_last = static_cast<int>(stop - first - t.y_at[tw - 1]);
+  if (!p.order.empty()) t.order = p.order.data();
   t.x = target + (first - static_cast<int64_t>(top) * width);
   t.x_tail = static_cast<ptrdiff_t>(tw - 1) * lanes;
   for (const auto& b : p.blocks) {
@@ -180,13 +179,17 @@ Job prepared(const Model& model, const Op& op, const Workspace& space) {
   const OpRecord& o = op.record;
   const ConvPlan& p = op.conv;
   const Buffer &in = model.buffers[o.in], &out = model.buffers[o.out];
-  const float* input =
-      p.scales.empty() ? space.arena + in.offset : rounded_input(model, op, space);
+  const float* const rounded = p.scales.empty() ? nullptr : rounded_input(model, op, space);
   if (p.phases)
     space.pool->each(in.channels, [&](int channel, int) {
-      copy_phases(model, op, input, space.source, channel);
+      copy_phases(model, op,
+                  rounded ? ChannelRows{nullptr, rounded + channel * in.plane(), 0, 0}
+                          : space.rows(o.in, channel),
+                  space.source, channel);
     });
-  return {model, op, space, out, p.phases ? space.source : input, space.arena + out.offset,
+  const float* const source = p.phases ? space.source : rounded ? rounded : space.from(o.in).at;
+  const Planes<float> y = space.to(o.out);
+  return {model, op, space, out, source, y.at, y.step,
           o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset};
 }
 
@@ -257,6 +260,7 @@ void run_pooled(const Model& model, size_t first, const Workspace& space) {
   const Op& op = model.ops[first];
   const OpRecord& q = model.ops[first + 1].record;
   const Buffer& out = model.buffers[q.out];
+  const Planes<float> y = space.to(q.out);
   const Job whole = prepared(model, op, space);
   const Band band = band_of(op.conv, whole.out, q, out);
   const int32_t window = (q.kernel_h - 1) * q.dilation_h + 1, width = whole.out.width;
@@ -264,6 +268,7 @@ void run_pooled(const Model& model, size_t first, const Workspace& space) {
   space.pool->each(parts, [&](int part, int thread) {
     Job j = whole;
     j.out.height = band.source;
+    j.y_plane = band.plane;
     float* const scratch = space.pack + thread * space.pack_step;
     float* const line = scratch + band.line;
     float* const rows = scratch + band.at;
@@ -284,7 +289,7 @@ void run_pooled(const Model& model, size_t first, const Workspace& space) {
       for (int32_t c = 0; c < out.channels; c++)
         model.kernels->max_pool(
             {rows + c * band.plane,
-             space.arena + out.offset + c * out.plane() + int64_t{h} * out.width, bottom - top,
+             y.channel(c) + int64_t{h} * out.width, bottom - top,
              width, count, out.width, q.kernel_h, q.kernel_w, q.stride_h, q.stride_w,
              q.dilation_h, top - first_row, q.pad_left, q.low, q.high, line});
     }

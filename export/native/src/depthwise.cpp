@@ -69,7 +69,6 @@ void run_turned(const Model& model, const Op& op, const Workspace& space, int th
   DepthwiseGroup d{};
   d.scratch = space.pack + thread * space.pack_step;
   float* const filters = d.scratch + op.conv.depthwise.copy_floats;
-  d.plane = in.plane(), d.y_plane = out.plane();
   d.height = in.height, d.width = in.width;
   d.out_height = out.height, d.out_width = out.width;
   d.kernel_h = o.kernel_h, d.kernel_w = o.kernel_w;
@@ -92,8 +91,10 @@ void run_turned(const Model& model, const Op& op, const Workspace& space, int th
     d.channels = static_cast<int32_t>(std::min<int64_t>(lanes, in.channels - c));
     d.filters = whole ? static_cast<const float*>(w.values.at) + c * taps : filters;
     if (!whole) spread_filters(w, c, d.channels, filters);
-    d.x = space.arena + in.offset + c * in.plane();
-    d.y = space.arena + out.offset + c * out.plane();
+    const Planes<const float> x = space.near(o.in, c, c + d.channels);
+    const Planes<float> y = space.to(o.out);
+    d.x = x.at, d.plane = x.step;
+    d.y = y.channel(c), d.y_plane = y.step;
     d.residual =
         o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset + c * out.plane();
     d.bias = w.bias + c;
@@ -156,15 +157,15 @@ DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& o, const Bu
   return p;
 }
 
-DepthwiseRun::DepthwiseRun(const Model& model, const Op& op, float* scratch)
-    : op_(op), kernels_(*model.kernels), filters_(scratch + op.conv.depthwise.copy_floats +
+DepthwiseRun::DepthwiseRun(const Workspace& space, const Op& op, float* scratch)
+    : op_(op), kernels_(*space.model.kernels), filters_(scratch + op.conv.depthwise.copy_floats +
                                                   op.conv.depthwise.line_floats) {
   const OpRecord& o = op.record;
   const DepthwisePlan& p = op.conv.depthwise;
-  const Buffer &in = model.buffers[o.in], &out = model.buffers[o.out];
+  const Buffer &in = space.model.buffers[o.in], &out = space.model.buffers[o.out];
   std::fill_n(scratch, p.copy_floats, 0.0f);  // the padding stays zero
   d_.copy = scratch, d_.line = scratch + p.copy_floats, d_.outputs = out.channels / in.channels;
-  d_.y_plane = out.plane();
+  d_.y_plane = space.to(o.out).step;
   d_.height = in.height, d_.width = in.width;
   d_.out_height = out.height, d_.out_width = out.width;
   d_.kernel_h = o.kernel_h, d_.kernel_w = o.kernel_w, d_.stride = o.stride_h;
@@ -201,15 +202,15 @@ void run_depthwise(const Model& model, const Op& op, const Workspace& space) {
     });
   }
   const float* residual = o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset;
-  const int64_t step = out.channels / in.channels * out.plane();  // of a channel's outputs
+  const Planes<float> y = space.to(o.out);
+  const int64_t outputs = out.channels / in.channels;  // of a channel
   const int parts = pool.threads() == 1 ? 1 : std::min<int>(in.channels, pool.threads() * 4);
   pool.each(parts, [&](int part, int thread) {
-    DepthwiseRun run(model, op, space.pack + thread * space.pack_step);
+    DepthwiseRun run(space, op, space.pack + thread * space.pack_step);
     const int64_t end = int64_t{in.channels} * (part + 1) / parts;
     for (int64_t c = int64_t{in.channels} * part / parts; c < end; c++)
-      run.channel(c, space.arena + in.offset + c * in.plane(),
-                  residual ? residual + c * step : nullptr,
-                  space.arena + out.offset + c * step);
+      run.channel(c, space.near(o.in, c), residual ? residual + c * outputs * y.step : nullptr,
+                  y.channel(c * outputs));
   });
 }
 

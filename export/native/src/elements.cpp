@@ -1,5 +1,6 @@
 // Operations on values and shapes: which kernel runs over which of their values.
 #include "elements.h"
+#include "layers.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,18 +10,20 @@
 namespace flsp {
 namespace {
 
+template <class T>
 struct Side {
   const Buffer& buffer;
-  float* data;
-  float* channel(int64_t c) const { return data + c * buffer.plane(); }
-  float* row(int64_t c, int64_t h) const { return channel(c) + h * buffer.width; }
+  T* data;
+  T* channel(int64_t c) const { return data + c * buffer.plane(); }
+  T* row(int64_t c, int64_t h) const { return channel(c) + h * buffer.width; }
 };
 
 struct Call {
   const OpRecord& o;
   const Weight& weight;
   const Kernels& kernels;
-  Side in, second, out;
+  Side<const float> in, second;
+  Side<float> out;
 };
 
 // y = clip(f(x, second)) of every value; `next` is what the second input moves by.
@@ -155,15 +158,15 @@ void upsample(const Call& a) {
 // Copies pixels between a small image and their places in a large one.
 void grid(const Call& a) {
   const bool spread = a.o.kind == kSpread;
-  const Side &small = spread ? a.in : a.out, &large = spread ? a.out : a.in;
-  for (int32_t c = 0; c < small.buffer.channels; c++) {
-    if (spread) std::fill_n(large.channel(c), large.buffer.pixels(), 0.0f);
-    for (int32_t h = 0; h < small.buffer.height; h++) {
-      float* one = small.row(c, h);
-      float* many = large.row(c, int64_t{h} * a.o.stride_h + a.o.pad_top) + a.o.pad_left;
-      for (int32_t w = 0; w < small.buffer.width; w++)
-        (spread ? many[int64_t{w} * a.o.stride_w] : one[w]) =
-            spread ? one[w] : many[int64_t{w} * a.o.stride_w];
+  const Buffer& small = spread ? a.in.buffer : a.out.buffer;
+  for (int32_t c = 0; c < small.channels; c++) {
+    if (spread) std::fill_n(a.out.channel(c), a.out.buffer.pixels(), 0.0f);
+    for (int32_t h = 0; h < small.height; h++) {
+      const int64_t row = int64_t{h} * a.o.stride_h + a.o.pad_top;
+      const float* from = spread ? a.in.row(c, h) : a.in.row(c, row) + a.o.pad_left;
+      float* to = spread ? a.out.row(c, row) + a.o.pad_left : a.out.row(c, h);
+      const int64_t step = spread ? 1 : a.o.stride_w, to_step = spread ? a.o.stride_w : 1;
+      for (int64_t w = 0; w < small.width; w++) to[w * to_step] = from[w * step];
     }
   }
 }
@@ -375,13 +378,12 @@ void look_up(const Call& a) {
 
 }  // namespace
 
-void run_element(const Model& model, const Op& op, float* arena) {
+void run_element(const Op& op, const Workspace& space) {
   const OpRecord& o = op.record;
-  const auto side = [&](int32_t index) {
-    const Buffer& buffer = model.buffers[index];
-    return Side{buffer, arena + buffer.offset};
-  };
-  const Call a{o, op.weight, *model.kernels, side(o.in), side(o.in2 < 0 ? o.in : o.in2), side(o.out)};
+  const std::vector<Buffer>& buffers = space.model.buffers;
+  const int32_t second = o.in2 < 0 ? o.in : o.in2;
+  const Call a{o, op.weight, *space.model.kernels, {buffers[o.in], space.from(o.in).at},
+               {buffers[second], space.from(second).at}, {buffers[o.out], space.to(o.out).at}};
   switch (o.kind) {
     case kBinary: return binary(a);
     case kFunction: return function(a);
@@ -399,8 +401,8 @@ void run_element(const Model& model, const Op& op, float* arena) {
     case kColumnAffine: return column_affine(a);
     case kLookUp: return look_up(a);
     case kSortRow: return sort_rows(a);
-    case kPick: return run_pick(a.in.buffer, a.second.buffer, a.out.buffer, arena);
-    case kPut: return run_put(a.in.buffer, a.second.buffer, a.out.buffer, o.extra == 1, arena);
+    case kPick: return run_pick(a.in.buffer, a.second.buffer, a.out.buffer, space.arena);
+    case kPut: return run_put(a.in.buffer, a.second.buffer, a.out.buffer, o.extra == 1, space.arena);
     default: return reduce_row(a);
   }
 }

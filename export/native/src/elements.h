@@ -8,6 +8,8 @@
 
 namespace flsp {
 
+struct Workspace;
+
 enum ElementKind : int32_t {
   kBinary = 11,       // in with in2; extra = Binary + 16 * Spread: two bits, which no Binary has
   kFunction = 12,     // extra = ElementFunction
@@ -92,7 +94,7 @@ void check_element(const OpRecord& o, const Buffer& in, const Buffer& second,
 int64_t recurrent_floats(const Buffer& in, const Buffer& out);
 void run_pick(const Buffer& in, const Buffer& places, const Buffer& out, float* arena);
 void run_put(const Buffer& in, const Buffer& places, const Buffer& out, bool adds, float* arena);
-void run_element(const Model& model, const Op& op, float* arena);
+void run_element(const Op& op, const Workspace& space);
 
 }  // namespace flsp
 

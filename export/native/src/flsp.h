@@ -49,7 +49,9 @@ flsp_session* flsp_session_new(const flsp_model* model, int threads, char* error
                                size_t error_size);
 void flsp_session_free(flsp_session* session);
 
-/* Runs `batch` examples, float32, channels-height-width each, one after the other. */
+/* Runs `batch` examples, float32, channels-height-width each, one after the other. The
+ * input is not changed; where it shares memory with the output, each example is copied
+ * before its output is written. */
 int flsp_run(flsp_session* session, const float* input, float* output, int64_t batch);
 
 /* One of a model's several inputs: `values` numbers for each example, all examples one

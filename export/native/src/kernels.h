@@ -148,7 +148,7 @@ struct Depthwise {
 };
 
 // As many channels of a depth-wise convolution as a vector has lanes, or fewer, each with one
-// filter; planes start at multiples of 16 floats.
+// filter. Up to three floats behind a plane are read; they are written where planes have room.
 struct DepthwiseGroup {
   const float* x;          // of the first channel
   float* y;

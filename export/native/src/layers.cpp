@@ -15,15 +15,19 @@ void run_recurrent(const Model& model, const Op& op, const Workspace& space);
 
 namespace {
 
+template <class T>
 struct View {
   const Buffer& buffer;
-  float* data;
-  float* channel(int64_t c) const { return data + c * buffer.plane(); }
+  T* data;
+  int64_t step;
+  View(const Buffer& b, Planes<T> p) : buffer(b), data(p.at), step(p.step) {}
+  T* channel(int64_t c) const { return data + c * step; }
 };
 
 struct Args {
   const Op& op;
-  View in, out;
+  View<const float> in;
+  View<float> out;
   const float* second;  // in2 or null
   const Workspace& space;
   const Kernels& kernels;
@@ -31,7 +35,7 @@ struct Args {
 
 float clip(float v, const OpRecord& o) { return std::min(std::max(v, o.low), o.high); }
 
-void compact(const View& in, float* out) {
+void compact(const View<const float>& in, float* out) {
   const int64_t pixels = in.buffer.pixels();
   for (int32_t c = 0; c < in.buffer.channels; c++)
     std::memcpy(out + c * pixels, in.channel(c), pixels * sizeof(float));
@@ -99,7 +103,7 @@ void each_tap(const Args& a, int32_t h, Use use) {
 void max_pool(const Args& a, int channel, float* line) {
   const OpRecord& o = a.op.record;
   const Buffer &in = a.in.buffer, &out = a.out.buffer;
-  a.kernels.max_pool({a.in.channel(channel), a.out.channel(channel), in.height, in.width,
+  a.kernels.max_pool({a.space.near(o.in, channel), a.out.channel(channel), in.height, in.width,
                       out.height, out.width, o.kernel_h, o.kernel_w, o.stride_h,
                       o.stride_w, o.dilation_h, o.pad_top, o.pad_left, o.low, o.high,
                       line});
@@ -129,7 +133,7 @@ void average_pool(const Args& a, int channel, float* count) {
 void global_average(const Args& a) {
   const int64_t pixels = a.in.buffer.pixels();
   for (int32_t c = 0; c < a.in.buffer.channels; c++) {
-    const double sum = a.kernels.sum(a.in.channel(c), pixels);
+    const double sum = a.kernels.sum(a.space.near(a.op.record.in, c), pixels);
     a.out.data[c] = clip(static_cast<float>(sum / static_cast<double>(pixels)), a.op.record);
   }
 }
@@ -153,6 +157,16 @@ void affine(const Args& a) {
                     o.high);
 }
 
+void place(const Args& a) {
+  const int32_t first = a.op.record.extra;
+  if (a.in.step == a.out.step) {
+    std::memcpy(a.out.channel(first), a.in.data, a.in.buffer.channels * a.in.step * sizeof(float));
+    return;
+  }
+  for (int32_t c = 0; c < a.in.buffer.channels; c++)
+    std::memcpy(a.out.channel(first + c), a.in.channel(c), a.in.buffer.pixels() * sizeof(float));
+}
+
 void activation(const Args& a) {
   const OpRecord& o = a.op.record;
   if (o.extra == kSoftmax) return a.kernels.softmax(a.in.data, a.out.data, a.in.buffer.channels);
@@ -169,13 +183,13 @@ void run_op(const Model& model, const Op& op, const Workspace& space) {
   const OpRecord& o = op.record;
   if (o.kind == kConv) return run_conv(model, op, space);
   if (o.kind == kRecurrent) return run_recurrent(model, op, space);
-  if (element_kind(o.kind)) return run_element(model, op, space.arena);
+  if (element_kind(o.kind)) return run_element(op, space);
   const Buffer& in = model.buffers[o.in];
   const Buffer& out = model.buffers[o.out];
   const Args a{op,
-               {in, space.arena + in.offset},
-               {out, space.arena + out.offset},
-               o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset,
+               {in, space.from(o.in)},
+               {out, space.to(o.out)},
+               o.in2 < 0 ? nullptr : space.from(o.in2).at,
                space,
                *model.kernels};
   switch (o.kind) {
@@ -191,8 +205,7 @@ void run_op(const Model& model, const Op& op, const Workspace& space) {
     case kGlobalAverage: return global_average(a);
     case kAdd: return add(a);
     case kPlace:
-      std::memcpy(a.out.channel(o.extra), a.in.data, in.floats() * sizeof(float));
-      return;
+      return place(a);
     case kActivation: return activation(a);
     case kAffine: return affine(a);
     case kFlatten: return compact(a.in, a.out.data);

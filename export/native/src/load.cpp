@@ -142,6 +142,7 @@ void load_model(Model& model, const uint8_t* data, size_t size) {
   }
   plan_places(model);
   model.pack_floats = std::max(model.pack_floats, plan_chains(model));
+  plan_callers(model);
   check_memory(program, model.source_floats, model.pack_floats);
   const auto* text = file.section<char>(h.meta_at, h.meta_bytes, "metadata");
   if (std::memchr(text, 0, h.meta_bytes)) throw Error("the file's metadata is no text");

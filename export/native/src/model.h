@@ -44,6 +44,7 @@ struct Error : std::runtime_error {
 struct Buffer {
   int32_t channels, height, width;
   int64_t offset;
+  int32_t whole = -1, first = 0;  // of a part of another buffer: which, and from what channel on
   int64_t pixels() const { return static_cast<int64_t>(height) * width; }
   int64_t plane() const { return pixels() == 1 ? 1 : (pixels() + 15) / 16 * 16; }
   int64_t floats() const { return channels * plane(); }
@@ -157,10 +158,15 @@ struct Op {
 };
 
 struct Model {
+  static constexpr int64_t kAll = int64_t{1} << 62;
   const Kernels* kernels = nullptr;
   const ByteKernels* byte_kernels = nullptr;  // null where the processor has none
   std::vector<Buffer> buffers;  // 0 is the input
   int32_t output = 0;
+  // How much of the caller's input is copied, if anything (callers.cpp): pieces of so many values
+  // near its ends; kAll.
+  int64_t copied_piece = kAll;
+  bool output_copied = true;  // else operations write the caller's array
   std::vector<Op> ops;
   int64_t arena_floats = 0, source_floats = 0, pack_floats = 0;
   std::string metadata;
@@ -183,6 +189,8 @@ DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& op, const B
 void plan_places(Model& model);
 // Which operations run together; floats of scratch that this takes.
 int64_t plan_chains(Model& model);
+// Which of the caller's arrays operations use where they lie; the last plan of all.
+void plan_callers(Model& model);
 // Steps of a linear layer; none where rows are faster, or the processor knows no steps.
 WindowPlan plan_windows(const Kernels& kernels, const Weight& weight);
 const Kernels* best_kernels();

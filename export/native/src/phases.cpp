@@ -32,14 +32,20 @@ void copy_phase_row(const ConvPlan& p, int32_t step, int32_t width, const float*
   std::fill(to + end, to + p.source_width, 0.0f);
 }
 
+// Where the rows from number `h` on, which is `row` of the input, end to lie in the same array.
+int32_t end_of_run(const ChannelRows& input, int32_t row, int32_t h, int32_t last, int32_t step) {
+  const int32_t stop = row < input.begin ? input.begin : row < input.end ? input.end : INT32_MAX;
+  if (stop == INT32_MAX) return last;
+  return static_cast<int32_t>(std::min<int64_t>(last, h + (int64_t{stop} - row + step - 1) / step));
+}
+
 }  // namespace
 
-void copy_phases(const Model& model, const Op& op, const float* input, float* source,
+void copy_phases(const Model& model, const Op& op, const ChannelRows& input, float* source,
                  int channel) {
   const ConvPlan& p = op.conv;
   const OpRecord& o = op.record;
   const Buffer& in = model.buffers[o.in];
-  const float* const x = input + channel * in.plane();
   float* const planes = source + channel * p.source_plane;
   const int64_t plane = static_cast<int64_t>(p.source_height) * p.source_row;
   for (size_t phase = 0; phase < p.phase_h.size(); phase++) {
@@ -57,19 +63,24 @@ void copy_phases(const Model& model, const Op& op, const float* input, float* so
       std::fill(target, target + int64_t{first} * p.source_row, 0.0f);
       std::fill(target + int64_t{last} * p.source_row, target + plane, 0.0f);
     }
-    const int64_t begin = int64_t{first} * p.source_row;
-    const float* from = x + (int64_t{first} * step + shift) * in.width;
-    if (o.stride_w == 2) {
-      const bool odd = p.phase_w[phase] == 1;
-      float* const even_to = odd ? nullptr : to + begin;
-      float* const odd_to = odd ? to + begin : beside ? beside + begin : nullptr;
-      model.kernels->split({from, int64_t{step} * in.width, last - first, -o.pad_left, in.width,
-                            even_to, odd_to, p.source_width, p.source_row});
-      continue;
+    for (int32_t h = first, end; h < last; h = end) {
+      const int32_t row = h * step + shift;
+      end = end_of_run(input, row, h, last, step);
+      const bool own = row >= input.begin && row < input.end;
+      const float* from = (own ? input.own : input.copied) + int64_t{row} * in.width;
+      const int64_t begin = int64_t{h} * p.source_row;
+      if (o.stride_w == 2) {
+        const bool odd = p.phase_w[phase] == 1;
+        float* const even_to = odd ? nullptr : to + begin;
+        float* const odd_to = odd ? to + begin : beside ? beside + begin : nullptr;
+        model.kernels->split({from, int64_t{step} * in.width, end - h, -o.pad_left, in.width,
+                              even_to, odd_to, p.source_width, p.source_row});
+        continue;
+      }
+      for (int32_t i = h; i < end; i++, from += int64_t{step} * in.width)
+        copy_phase_row(p, o.stride_w, in.width, from, p.phase_w[phase] - o.pad_left,
+                       to + int64_t{i} * p.source_row);
     }
-    for (int32_t h = first; h < last; h++, from += int64_t{step} * in.width)
-      copy_phase_row(p, o.stride_w, in.width, from, p.phase_w[phase] - o.pad_left,
-                     to + int64_t{h} * p.source_row);
   }
 }
 

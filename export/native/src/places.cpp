@@ -36,7 +36,8 @@ class Places {
     const Buffer out = model_.buffers[place.out], part = model_.buffers[place.in];
     made.out = static_cast<int32_t>(model_.buffers.size());
     model_.buffers.push_back(
-        {part.channels, part.height, part.width, out.offset + place.extra * out.plane()});
+        {part.channels, part.height, part.width, out.offset + place.extra * out.plane(), place.out,
+         place.extra});
     whole_.push_back(place.out);
     uses_.push_back(2);
     return true;

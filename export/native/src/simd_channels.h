@@ -89,7 +89,7 @@ void depthwise_group(const DepthwiseGroup& d) {
                    : side == 5 ? (twice ? turned_pixels<5, 2> : turned_pixels<5, 1>)
                                : turned_pixels<0, 0>;
   run(d, x, filter, load(bias), y);
-  transpose_block(y, kLanes, d.y, d.y_plane, turned, d.channels);
+  transpose_block(y, kLanes, d.y, d.y_plane, d.y_plane < turned ? outputs : turned, d.channels);
   if (!d.residual) return;
   const Vec low = splat(d.low), high = splat(d.high);
   for (int32_t c = 0; c < d.channels; c++)

@@ -11,13 +11,15 @@
 // Every 100,000 mutants a line on stderr says how far it is.
 //
 // Findings: whatever a sanitizer ends the process for; an opening that takes more blocks
-// or memory than its file's size allows; kernel sets that differ.
+// or memory than its file's size allows; kernel sets that differ; an input that a run changes,
+// or that gives other bits where it is copied.
 #include <sanitizer/common_interface_defs.h>
 
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -91,10 +93,21 @@ double work(const fuzz::Network& n) {
   return total;
 }
 
+bool differ(const std::vector<float>& a, const std::vector<float>& b, size_t floats) {
+  return std::memcmp(a.data(), b.data(), floats * sizeof(float)) != 0;
+}
+
 struct Output {
   std::vector<float> values;
   bool tame = true;  // finite and of ordinary size
 };
+
+// Whether a view may take what lies between planes, which is anything.
+bool takes_gaps(const fuzz::Bytes& file) {
+  const auto network = fuzz::read(file);
+  return network && std::any_of(network->ops.begin(), network->ops.end(),
+                                [](const auto& o) { return o.kind == flsp::kView; });
+}
 
 // The outputs on one kernel set; none where the file is refused or not run.
 std::optional<Output> open_and_run(const fuzz::Bytes& file, const char* isa, int threads,
@@ -126,7 +139,15 @@ std::optional<Output> open_and_run(const fuzz::Bytes& file, const char* isa, int
     output.emplace();
     output->values.resize(static_cast<size_t>(out[0] * out[1] * out[2]) * 2);
     for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(i * 7 % 13) / 6.0f - 1.0f;
+    const std::vector<float> given = x;
     if (flsp_run(session, x.data(), output->values.data(), 2)) found("a run failed");
+    if (differ(x, given, x.size())) found("a run changed its input");
+    // In one array the input is copied: the same bits.
+    std::vector<float> both(std::max(x.size(), output->values.size()) / 2);
+    std::copy_n(given.begin(), x.size() / 2, both.begin());
+    if (flsp_run(session, both.data(), both.data(), 1)) found("a run failed");
+    if (!takes_gaps(file) && differ(both, output->values, output->values.size() / 2))
+      found("a copied input gives other bits");
     for (const float v : output->values) output->tame &= std::fabs(v) < 1e6f;
     figures.runs++;
     flsp_session_free(session);
