@@ -25,7 +25,7 @@ _ERROR_BYTES = 512
 _WHOLE = (np.dtype(np.int32), np.dtype(np.int64))
 _TYPES = {"float32": 0, "int64": 1, "int32": 2, "bool": 3}  # of flsp.h
 _AXES = 3  # of a program's buffers
-_FIRST = ctypes.c_char.from_buffer
+_FIRST: Any = ctypes.c_char.from_buffer  # an array is no buffer to mypy
 
 
 class NativeModel:
