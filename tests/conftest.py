@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -31,6 +32,21 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> object:
     """A test's own limit, or the one of all, is for an idle machine."""
     scaled = settings._replace(timeout=patience(settings.timeout))
     return pytest_timeout.pytest_timeout_set_timer(item, scaled)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collects without the garbage collector, which then leaves out what stays.
+
+    Modules and tests live until the session ends, and 27 looks through all of them were
+    8 of the 24 seconds that each worker collects.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
