@@ -29,28 +29,12 @@ FE_INLINE void for_row(int width, F body) {
   for (; x < width; x++) body(std::integral_constant<int, 1>{}, x);
 }
 
-// Any taps: one load per product.
+// Filters without a compiled window, in correlate_taps.cpp. The gradient adds to sums[tap].
 template <int L>
 void correlate_taps(const Correlation& c, const real* in, const real* w, real start, bool add,
-                    real* out) {
-  typedef typename Lanes<L>::V V;
-  for (int v = 0; v < Lanes<L>::NV; v++)
-    for (int y = 0; y < c.out_h; y++)
-      for_row<8>(c.out_w, [&](auto width, int x) FE_INLINE_LAMBDA {
-        constexpr int TW = width;
-        const real* from = in + y * c.in_row + x * c.in_col + v * Lanes<L>::VL;
-        real* to = out + y * c.out_row + x * c.out_col + v * Lanes<L>::VL;
-        V acc[TW];
-        FE_UNROLL for (int t = 0; t < TW; t++)
-          acc[t] = add ? load<V>(to + t * c.out_col) : splat<V>(start);
-        for (int k = 0; k < c.taps; k++) {
-          const V wk = splat<V>(w[k]);
-          const real* p = from + c.offset[k];
-          FE_UNROLL for (int t = 0; t < TW; t++) acc[t] += wk * load<V>(p + t * c.in_col);
-        }
-        FE_UNROLL for (int t = 0; t < TW; t++) store(to + t * c.out_col, acc[t]);
-      });
-}
+                    real* out);
+template <int L>
+void gradient_taps(const Correlation& c, const real* in, const real* dy, double* sums);
 
 // A KH x KW window of neighbours at stride S: a loaded pixel serves all its products.
 template <int L, int KH, int KW, int S>
@@ -117,29 +101,6 @@ struct FilterWindow {
       }
   }
 };
-
-// Four taps at a time share the gradient's load.
-template <int L>
-void gradient_taps(const Correlation& c, const real* in, const real* dy, double* sums) {
-  typedef typename Lanes<L>::V V;
-  constexpr int VL = Lanes<L>::VL;
-  const int strip = std::max(1, 1024 / c.out_w);
-  for (int v = 0; v < Lanes<L>::NV; v++, in += VL, dy += VL)
-    for (int y0 = 0; y0 < c.out_h; y0 += strip)
-      for (int k = 0; k < c.taps; k += 4) {
-        const int n = std::min(4, c.taps - k);
-        ptrdiff_t offset[4];
-        for (int i = 0; i < 4; i++) offset[i] = c.offset[k + std::min(i, n - 1)];
-        V acc[4] = {};
-        for (int y = y0; y < std::min(c.out_h, y0 + strip); y++)
-          for (int x = 0; x < c.out_w; x++) {
-            const V g = load<V>(dy + y * c.out_row + (ptrdiff_t)x * L);
-            const real* from = in + y * c.in_row + x * c.in_col;
-            FE_UNROLL for (int i = 0; i < 4; i++) acc[i] += g * load<V>(from + offset[i]);
-          }
-        for (int i = 0; i < n; i++) sums[k + i] += sum(acc[i]);
-      }
-}
 
 // The compiled windows; everything else goes tap by tap.
 template <int L, class F>

@@ -4,8 +4,13 @@
 // weights of one column lie one per row; a cursor per row gives each its position without
 // storing a permutation: 2 bytes of index per weight instead of 6. Rows are taken in runs,
 // or every weight would touch four cache lines and two pages beyond the first level.
+//
+// What weights read at random is first copied so that a tile's blocks lie side by side: in the
+// tensor they are often whole pages apart, in the same sets of the first-level cache.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <type_traits>
 
 #include "fe.h"
 #include "lanes.h"
@@ -37,29 +42,45 @@ constexpr int backward_blocks() {
   FE_UNROLL for (int t = 0; t < TB; t++)       \
   FE_UNROLL for (int v = 0; v < NV; v++)
 
+// from [TB][count][L] -> to [count][TB][L]
+template <int L, int TB>
+void side_by_side(const real* from, int count, real* to) {
+  typedef typename Lanes<L>::V V;
+  constexpr int VL = Lanes<L>::VL, NV = Lanes<L>::NV;
+  for (int t = 0; t < TB; t++)
+    for (int i = 0; i < count; i++) FE_UNROLL for (int v = 0; v < NV; v++)
+        store(to + ((ptrdiff_t)i * TB + t) * L + v * VL,
+              load<V>(from + ((ptrdiff_t)t * count + i) * L + v * VL));
+}
+
+// x: the tile's blocks side by side.
 template <int L, int TB, class Columns>
-void forward_tile(const LinearArgs& a, Columns column, const real* x, real* y, int r0, int r1) {
+void forward_tile(const LinearArgs& a, Columns column_of, const real* x, real* y, int r0, int r1) {
   typedef typename Lanes<L>::V V;
   constexpr int VL = Lanes<L>::VL, NV = Lanes<L>::NV, P = TB * NV;
   constexpr int U = P >= 8 ? 1 : (P >= 4 ? 2 : (P >= 2 ? 4 : 8));
   const FeStructure& s = *a.s;
-  const ptrdiff_t xb = (ptrdiff_t)s.cols * L, yb = (ptrdiff_t)s.rows * L;
+  const ptrdiff_t yb = (ptrdiff_t)s.rows * L;
   for (int r = r0; r < r1; r++) {
     int i = s.row_start[r];
-    const int end = s.row_start[r + 1];
+    const int begin = i, end = s.row_start[r + 1];
+    const auto column = [&](int at) FE_INLINE_LAMBDA -> ptrdiff_t {
+      if constexpr (std::is_same_v<Columns, FullColumns>) return at - begin;
+      else return column_of[at];
+    };
     V acc[U][TB][NV];
     FE_UNROLL for (int u = 0; u < U; u++)
       FE_EACH acc[u][t][v] = u == 0 && a.bias ? splat<V>(a.bias[r]) : V{};
     for (; i + U <= end; i += U)
       FE_UNROLL for (int u = 0; u < U; u++) {
-        const real* xp = x + (ptrdiff_t)column[i + u] * L;
+        const real* xp = x + column(i + u) * (TB * L);
         const V w = splat<V>(a.w[i + u]);
-        FE_EACH acc[u][t][v] += w * load<V>(xp + t * xb + v * VL);
+        FE_EACH acc[u][t][v] += w * load<V>(xp + t * L + v * VL);
       }
     for (; i < end; i++) {
-      const real* xp = x + (ptrdiff_t)column[i] * L;
+      const real* xp = x + column(i) * (TB * L);
       const V w = splat<V>(a.w[i]);
-      FE_EACH acc[0][t][v] += w * load<V>(xp + t * xb + v * VL);
+      FE_EACH acc[0][t][v] += w * load<V>(xp + t * L + v * VL);
     }
     FE_EACH {
       V sum = acc[0][t][v];
@@ -69,14 +90,14 @@ void forward_tile(const LinearArgs& a, Columns column, const real* x, real* y, i
   }
 }
 
-// First: dw is written, not added to.
+// First: dw is written, not added to. dy: the tile's blocks side by side.
 template <int L, int TB, bool DX, bool First, class Rows>
 void backward_tile(const LinearArgs& a, Rows row_of, int32_t* cursor, const real* x,
                    const real* dy, real* dx, int run, int c0, int c1) {
   typedef typename Lanes<L>::V V;
   constexpr int VL = Lanes<L>::VL, NV = Lanes<L>::NV;
   const FeStructure& s = *a.s;
-  const ptrdiff_t xb = (ptrdiff_t)s.cols * L, yb = (ptrdiff_t)s.rows * L;
+  const ptrdiff_t xb = (ptrdiff_t)s.cols * L;
   const int32_t* start = s.column_start.data() + (int64_t)run * s.cols;
   for (int c = c0; c < c1; c++) {
     int i = start[c];
@@ -85,11 +106,11 @@ void backward_tile(const LinearArgs& a, Rows row_of, int32_t* cursor, const real
     FE_EACH g[t][v] = load<V>(x + t * xb + (ptrdiff_t)c * L + v * VL);
     if (DX) FE_EACH acc[t][v] = run ? load<V>(dx + t * xb + (ptrdiff_t)c * L + v * VL) : V{};
     const auto one = [&](int32_t row, int32_t at) FE_INLINE_LAMBDA {
-      const real* b = dy + (ptrdiff_t)row * L;
+      const real* b = dy + (ptrdiff_t)row * (TB * L);
       const V w = DX ? splat<V>(a.w[at]) : V{};
       V q = V{};
       FE_EACH {
-        const V d = load<V>(b + t * yb + v * VL);
+        const V d = load<V>(b + t * L + v * VL);
         if (DX) acc[t][v] += w * d;
         q = t + v ? q + g[t][v] * d : g[t][v] * d;
         if (DX) pin(acc[t][v], q);
@@ -128,13 +149,23 @@ void backward_tile(const LinearArgs& a, Rows row_of, int32_t* cursor, const real
 }
 #undef FE_EACH
 
+// A tile's blocks side by side, in the thread's work space; null if memory is short.
 template <int L, int TB>
-void forward_from(const LinearArgs& a, int block, int part, int parts) {
+const real* tile_of(const real* from, int count) {
+  if (TB == 1) return from;
+  real* to = scratch<real>(kPadded, (size_t)count * TB * L);
+  if (to) side_by_side<L, TB>(from, count, to);
+  return to;
+}
+
+template <int L, int TB>
+bool forward_from(const LinearArgs& a, int block, int part, int parts) {
   const FeStructure& s = *a.s;
-  const real* x = a.x + (ptrdiff_t)block * s.cols * L;
+  const real* x = tile_of<L, TB>(a.x + (ptrdiff_t)block * s.cols * L, s.cols);
   real* y = a.y + (ptrdiff_t)block * s.rows * L;
   const int r0 = split(s.rows, part, parts), r1 = split(s.rows, part + 1, parts);
-  with_columns(s, [&](auto column) { forward_tile<L, TB>(a, column, x, y, r0, r1); });
+  if (x) with_columns(s, [&](auto column) { forward_tile<L, TB>(a, column, x, y, r0, r1); });
+  return x;
 }
 
 // Runs f<TB>() for TB = count, which is at most Most.
@@ -147,22 +178,27 @@ void with_count(int count, F f) {
 }
 
 template <int L>
-void forward(const LinearArgs& a) {
+int forward(const LinearArgs& a) {
   constexpr int most = forward_blocks<L>();
-  const int parts = std::min(a.s->rows, a.threads > 1 ? 4 * a.threads : 1);
-  parallel_for(parts, a.threads, [&](int part) {
-    for (int block = 0; block < a.blocks; block += most)
-      with_count<most>(std::min(most, a.blocks - block), [&](auto tb) {
-        forward_from<L, decltype(tb)::value>(a, block, part, parts);
-      });
+  const int tiles = (a.blocks + most - 1) / most;
+  // Few tiles and many threads: rows are shared out as well.
+  const int parts = a.threads > 1 && tiles < 4 * a.threads ? std::min(a.s->rows, 4 * a.threads) : 1;
+  std::atomic<bool> short_of_memory{false};
+  parallel_for(tiles * parts, a.threads, [&](int job) {
+    const int block = job / parts * most;
+    with_count<most>(std::min(most, a.blocks - block), [&](auto tb) {
+      if (!forward_from<L, decltype(tb)::value>(a, block, job % parts, parts)) short_of_memory = true;
+    });
   });
+  return short_of_memory ? FE_NO_MEMORY : FE_OK;
 }
 
 template <int L, int TB, bool First>
-void backward_from(const LinearArgs& a, int32_t* cursor, int block, int c0, int c1) {
+bool backward_from(const LinearArgs& a, int32_t* cursor, int block, int c0, int c1) {
   const FeStructure& s = *a.s;
   const real* x = a.x + (ptrdiff_t)block * s.cols * L;
-  const real* dy = a.dy + (ptrdiff_t)block * s.rows * L;
+  const real* dy = tile_of<L, TB>(a.dy + (ptrdiff_t)block * s.rows * L, s.rows);
+  if (!dy) return false;
   const auto every_run = [&](auto row_of) {
     for (int run = 0; run < s.runs; run++) {
       if (a.dx)
@@ -173,6 +209,7 @@ void backward_from(const LinearArgs& a, int32_t* cursor, int block, int c0, int 
   };
   if (s.column_row.wide.empty()) every_run(s.column_row.narrow.data());
   else every_run(s.column_row.wide.data());
+  return true;
 }
 
 // Where each row's weights from column c0 on begin.
@@ -192,10 +229,11 @@ void place_cursor(const FeStructure& s, int c0, int32_t* cursor) {
 }
 
 template <int L>
-void backward(const LinearArgs& a, int32_t* cursors) {
+int backward(const LinearArgs& a, int32_t* cursors) {
   constexpr int most = backward_blocks<L>();
   const FeStructure& s = *a.s;
   const int parts = std::min(s.cols, a.threads);
+  std::atomic<bool> short_of_memory{false};
   parallel_for(parts, a.threads, [&](int part) {
     const int c0 = split(s.cols, part, parts), c1 = split(s.cols, part + 1, parts);
     int32_t* cursor = cursors + (ptrdiff_t)part * s.rows;
@@ -203,11 +241,14 @@ void backward(const LinearArgs& a, int32_t* cursors) {
       place_cursor(s, c0, cursor);
       with_count<most>(std::min(most, a.blocks - block), [&](auto tb) {
         constexpr int TB = decltype(tb)::value;
-        if (block == 0 && !a.accumulate) backward_from<L, TB, true>(a, cursor, block, c0, c1);
-        else backward_from<L, TB, false>(a, cursor, block, c0, c1);
+        const bool done = block == 0 && !a.accumulate
+                              ? backward_from<L, TB, true>(a, cursor, block, c0, c1)
+                              : backward_from<L, TB, false>(a, cursor, block, c0, c1);
+        if (!done) short_of_memory = true;
       });
     }
   });
+  return short_of_memory ? FE_NO_MEMORY : FE_OK;
 }
 
 // db[r] = sum of dy: some rows together, as they lie; 64 blocks in `real`, then in double.
@@ -239,10 +280,11 @@ int linear_backward(const FeStructure* s, int lanes, int blocks, int threads, co
   if (!cursors) return FE_NO_MEMORY;
   const LinearArgs a{s, x, w, nullptr, dy, nullptr, dx, dw, blocks, std::max(1, threads),
                      accumulate};
-  FE_FOR_LANES(lanes, backward<L>(a, cursors))
-  if (db)
+  int code = FE_OK;
+  FE_FOR_LANES(lanes, code = backward<L>(a, cursors))
+  if (db && !code)
     FE_FOR_LANES(lanes, bias_gradient<L>(dy, db, blocks, s->rows, threads, accumulate))
-  return FE_OK;
+  return code;
 }
 
 }  // namespace fe
@@ -254,7 +296,7 @@ int fe_linear_forward(const FeStructure* s, int32_t lanes, int32_t blocks, int32
   using namespace fe;
   if (blocks < 1) return FE_BAD_ARGUMENT;
   const LinearArgs a{s, x, w, bias, nullptr, y, nullptr, nullptr, blocks, threads, false};
-  FE_FOR_LANES(lanes, forward<L>(a))
+  FE_FOR_LANES(lanes, return forward<L>(a))
   return FE_OK;
 }
 
