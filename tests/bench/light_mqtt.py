@@ -88,9 +88,7 @@ class LightMqtt(asyncio.Protocol):
         self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False
     ) -> None:
         packet = self._next() if qos else b""
-        self._send(
-            0x30 | qos << 1 | int(retain), b"".join((_text(topic), packet, payload))
-        )
+        self._send(0x30 | qos << 1 | int(retain), _text(topic), packet, payload)
 
     def close(self) -> None:
         if self._transport is not None and not self.lost:
@@ -101,15 +99,16 @@ class LightMqtt(asyncio.Protocol):
         self._packet = self._packet % 0xFFFF + 1
         return self._packet.to_bytes(2, "big")
 
-    def _send(self, first: int, body: bytes) -> None:
+    def _send(self, first: int, *body: bytes) -> None:
+        """Sends a packet; what it consists of is copied once."""
         assert self._transport is not None
-        size, head = len(body), bytearray([first])
+        size, head = sum(map(len, body)), bytearray([first])
         while True:
             size, digit = divmod(size, 128)
             head.append(digit | (0x80 if size else 0))
             if not size:
                 break
-        self._transport.write(bytes(head) + body)
+        self._transport.write(b"".join((head, *body)))
 
 
 def _text(text: str) -> bytes:

@@ -16,43 +16,44 @@ from edge_sdk.wire.values import Values, pack_values, unpack_values
 
 
 class SharedUpdate:
-    """One update of all devices; each puts its own number near the end.
+    """One update of all devices; each puts its own number near the end, in one chunk.
 
-    What lies before is hashed and kept once for all of them: devices share their cores
-    with the coordinator that is measured.
+    What lies before is hashed once for all of them, however large the chunks: devices
+    share their cores with the coordinator that is measured.
     """
 
     def __init__(self, payload: bytes, at: int, norm: float, chunk_size: int) -> None:
-        self.norm, self._at = norm, at - at // chunk_size * chunk_size
+        self.norm, self._at, self._payload = norm, at, payload
         self._manifest = manifest_of(payload, chunk_size)
-        self._own = at // chunk_size  # the first chunk that devices do not share
-        self._shared = payload[: self._own * chunk_size]
-        self._rest = payload[self._own * chunk_size :]
-        self._hash = hashlib.sha256(self._shared)
+        self._own = at // chunk_size  # the chunk with the number in it
+        start = self._own * chunk_size
+        self._stop = min(start + chunk_size, len(payload))
+        assert at + 4 <= self._stop, "the number lies in two chunks"
+        self._before, self._behind = payload[start:at], payload[at + 4 : self._stop]
+        self._whole = hashlib.sha256(payload[:at])
+        self._chunk = hashlib.sha256(self._before)
 
     def manifest(self, number: int) -> Manifest:
         """Digests of the device's payload, which nobody else sends."""
-        rest, whole = self._rest_of(number), self._hash.copy()
-        whole.update(rest)
-        own = [hashlib.sha256(part).digest() for part in self._chunks(rest)]
-        chunks = [*self._manifest.chunks[: self._own], *own]
+        whole, chunk = self._whole.copy(), self._chunk.copy()
+        own = _number(number) + self._behind
+        chunk.update(own)
+        whole.update(own + self._payload[self._stop :])
+        chunks = [*self._manifest.chunks]
+        chunks[self._own] = chunk.digest()
         return msgspec.structs.replace(
             self._manifest, sha256=whole.digest(), chunks=chunks
         )
 
     def chunk(self, number: int, index: int) -> bytes:
         """A chunk of the device's payload."""
-        if index < self._own:
-            return chunk_of(self._shared, self._manifest, index)
-        return chunk_of(self._rest_of(number), self._manifest, index - self._own)
+        if index == self._own:
+            return b"".join((self._before, _number(number), self._behind))
+        return chunk_of(self._payload, self._manifest, index)
 
-    def _rest_of(self, number: int) -> bytes:
-        own = np.float32(1e-6 * (number + 1)).astype("<f4").tobytes()
-        return self._rest[: self._at] + own + self._rest[self._at + 4 :]
 
-    def _chunks(self, content: bytes) -> list[bytes]:
-        size = self._manifest.chunk_size
-        return [content[at : at + size] for at in range(0, len(content), size)]
+def _number(number: int) -> bytes:
+    return np.float32(1e-6 * (number + 1)).astype("<f4").tobytes()
 
 
 class Updates:
