@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,12 +46,17 @@ class Memory(Protocol):
         """Stores a JSON value."""
         ...
 
+    def beside(self, write: Callable[[], None]) -> None:
+        """Has a file written; it is durable before what is put is."""
+        ...
+
 
 class ModelStore:
     """Checkpoints in a run's folder.
 
     Rule 1. The digest of what training goes on from is in the memory with the end of
-            its round at the latest; a round that a crash repeats gives the same bytes.
+            its round at the latest, and the file on the disk before that; a round that
+            a crash repeats gives the same bytes.
     Rule 2. Beside each file `SHA256SUMS` lists it, for who has no ledger.
     Rule 3. What neither knows comes from an older version and is not checked.
 
@@ -199,9 +205,12 @@ class ModelStore:
     def _replace(self, path: Path, content: bytes) -> None:
         digest = sha256(content).hexdigest()
         memory = self._memory if path.parent.name == "checkpoints" else None
-        if memory is not None and memory.get(_key(path)) != digest:
+        if memory is None:
+            replace_listed(path, content, digest)
+            return
+        memory.beside(partial(replace_listed, path, content, digest))
+        if memory.get(_key(path)) != digest:
             memory.put(_key(path), digest)
-        replace_listed(path, content, digest)
 
     def _check(self, path: Path) -> None:
         known = None if self._memory is None else self._memory.get(_key(path))

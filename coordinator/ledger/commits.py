@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 from coordinator.ledger.blobs import Blobs
 from coordinator.ledger.database import database_error
 from coordinator.ledger.update_files import UpdateFiles
-from edge_sdk.errors import StateError
+from edge_sdk.errors import EdgeError, StateError, disk_remedy
 from edge_sdk.json_text import to_json
 
 __all__ = ["Commits", "Pages", "now"]
@@ -36,6 +37,8 @@ class Commits:
     ) -> None:
         self._folder, self._db, self._updates = folder, db, updates
         self._promises: list[Promise] = []
+        self._writer: ThreadPoolExecutor | None = None  # of files that are no rows
+        self._files: list[Future[None]] = []  # on their way to the disk
         self._broken: StateError | None = None
         self._together = False  # what would commit joins the open group
         self.epoch: int | None = None  # of the coordinator that holds the ledger
@@ -117,6 +120,19 @@ class Commits:
         finally:
             self._together = outer
 
+    def beside(self, write: Callable[[], None]) -> None:
+        """Has a file written on a thread; the next commit waits until it is durable.
+
+        A disk takes milliseconds for what costs no processor time. Files are written
+        in the order of these calls.
+
+        Args:
+            write: Returns once the file is durable; its error is raised by `settle`.
+        """
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, "ledger-files")
+        self._files.append(self._writer.submit(write))
+
     def once_durable(self, promise: Promise) -> None:
         """Calls back once all that is written so far is durable; at once if it is."""
         if self.open:
@@ -127,11 +143,14 @@ class Commits:
     def settle(self) -> None:
         """Commits the open group and keeps its promises.
 
+        Files that are written `beside` are durable before it.
+
         Raises:
             StateError: If the disk refuses; the group is gone and no promise is kept.
         """
         if self._broken is not None:
             raise self._broken
+        self._wait_for_files()
         if self._db.in_transaction:
             try:
                 self._updates.settle()
@@ -143,12 +162,35 @@ class Commits:
         for promise in promises:
             promise()
 
+    def close(self) -> None:
+        """Takes back what `settle` has not committed, and ends the thread."""
+        self.give_up()
+        if self._writer is not None:
+            self._writer.shutdown()
+            self._writer = None
+
     def give_up(self) -> None:
         """Takes the open group back; for the end of a ledger that broke."""
         self._promises.clear()
+        self._files.clear()  # without their rows they are of no use, and no harm
         self._updates.drop()  # while no other coordinator can write
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
+
+    def _wait_for_files(self) -> None:
+        files, self._files = self._files, []
+        try:
+            for one in files:
+                one.result()
+        except EdgeError as error:
+            raise self._break(StateError(str(error), remedy=error.help)) from error
+        except OSError as error:
+            raise self._break(
+                StateError(
+                    f"a file of {self._folder} could not be written: {error}",
+                    remedy=disk_remedy(error),
+                )
+            ) from error
 
     def _begin(self) -> None:
         if self._broken is not None:
@@ -213,6 +255,14 @@ class Pages:
     def promised(self) -> int:
         """Promises that wait for `settle`."""
         return self._commits.promised
+
+    def beside(self, write: Callable[[], None]) -> None:
+        """Has a file written on a thread; the next commit waits until it is durable.
+
+        Args:
+            write: Returns once the file is durable; its error is raised by `settle`.
+        """
+        self._commits.beside(write)
 
     def together(self) -> AbstractContextManager[None]:
         """Has what is written inside share the next commit, which comes after it.

@@ -131,7 +131,7 @@ class Ledger(RoundPages, FleetPages, HistoryPages, EvaluationPages, SecurePages)
         """Settles what it can, and lets the next coordinator have the folder."""
         with contextlib.suppress(StateError):  # it broke before, and said so then
             self._commits.settle()
-        self._commits.give_up()
+        self._commits.close()
         self._updates.close()
         self._db.close()
         if self._lock is not None:

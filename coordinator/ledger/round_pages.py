@@ -56,6 +56,7 @@ class RoundPages(RoundRecords):
 
         A device's task of a warm-up's earlier attempt gives way to its new one.
         """
+        self._commits.beside(lambda: self._updates.begin(no))
         with self._commits.alone() as db:
             db.executemany(
                 "DELETE FROM tasks WHERE round = 0 AND round = ? AND device = ? "
@@ -282,10 +283,8 @@ class RoundPages(RoundRecords):
             "WHERE u.round = ? AND u.frozen = 1 ORDER BY u.device",
             (no,),
         ).fetchall()
-        return [
-            read(UpdateRow, row, metrics=floats_from_json(row["metrics"]))
-            for row in rows
-        ]
+        said = floats_from_json
+        return [read(UpdateRow, r, metrics=said(r["metrics"])) for r in rows]
 
 
 def _expire(db: sqlite3.Connection, no: int) -> None:

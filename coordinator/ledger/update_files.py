@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from edge_sdk.checkpoint import sync
 from edge_sdk.errors import StateError, disk_remedy
 
 __all__ = ["BlobPlace", "UpdateFiles", "not_kept"]
@@ -91,6 +92,17 @@ class UpdateFiles:
         self._names: int | None = None  # the folder's handle, once a file is new
         self._open: dict[int, _Open] = {}  # by round; more than one only in a group
 
+    def begin(self, round_no: int) -> None:
+        """Makes a round's file and its name durable, so that no receipt waits for it.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        path = self.path(round_no)
+        if not path.exists():
+            path.touch()
+            sync(self._folder)
+
     def append(self, round_no: int, content: bytes, digest: str) -> int:
         """Writes an update behind the round's others, for `settle`; returns its place.
 
@@ -103,11 +115,7 @@ class UpdateFiles:
             StateError: If the disk refuses; nothing of the update is left then.
         """
         try:
-            known = self._open.get(round_no)
-            if known is None:
-                known = self._open[round_no] = _Open(self.path(round_no))
-                if self._names is None:
-                    self._names = os.open(self._folder, os.O_RDONLY)
+            known = self._of(round_no)
         except OSError as error:
             raise not_kept(digest, error) from error
         start, left = known.end, memoryview(content)
@@ -121,6 +129,14 @@ class UpdateFiles:
             raise not_kept(digest, error) from error
         known.end = start + len(content)
         return start
+
+    def _of(self, round_no: int) -> _Open:
+        known = self._open.get(round_no)
+        if known is None:
+            known = self._open[round_no] = _Open(self.path(round_no))
+            if self._names is None:
+                self._names = os.open(self._folder, os.O_RDONLY)
+        return known
 
     def settle(self) -> None:
         """Makes durable what was appended, by one sync of each file, before its rows.

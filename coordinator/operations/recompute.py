@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,9 @@ class _ProvedMemory:
 
     def put(self, key: str, value: Any) -> None:
         self._values[key] = value
+
+    def beside(self, write: Callable[[], None]) -> None:
+        write()
 
     def blob(self, name: str) -> bytes:
         made = self._made.get(name)

@@ -26,7 +26,7 @@ __all__ = [
 
 QUEUE = 8192  # packets; a full queue drops, and devices ask again
 ROOM_S = 0.5  # between two looks at whether the loop has ended
-GROUP, GROUP_S = 64, 0.05  # receipts that share one commit at most; or so long
+GROUP, GROUP_S = 256, 0.05  # receipts that share one commit at most; or so long
 # Without a message, until a commit: one takes about as long. While devices send what
 # they were asked for, more receipts are certain: a group takes its whole time then.
 LULL_S = 0.005

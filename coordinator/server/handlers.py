@@ -227,21 +227,21 @@ class MessageHandlers:
     def accept(
         self, device: str, part: Part, offer: Offer, content: bytes, norm: float
     ) -> None:
-        """Blob and row; what follows from it waits until they are durable."""
+        """Blob and row; the receipt waits until they are durable."""
         signed = self._offers.of(device, offer) if self._offers else None
         accept = partial(self._ledger.accept, part.task, content, norm=norm)
         accept = partial(accept, signed=signed, blob=blob_id(offer.manifest))
         kept = accept(examples=offer.examples, metrics=offer.metrics)
         self._controller.advance(Accepted(device))
-        known = Receipt(offer.task_id, "accepted") if kept else None
+        # Before the round ends, which the receipt may come after.
+        self._controller.accepted(device, offer.metrics)
+        if self._fleet.densities.gains(device, offer.metrics.get("training_s", 0.0)):
+            self._fleet.program.ask()
 
         def durable() -> None:
-            receipt = known or self.fate_of(device, offer.task_id)
+            given = Receipt(offer.task_id, "accepted") if kept else None
+            receipt = given or self.fate_of(device, offer.task_id)
             self._publisher.tell(device, receipt, round_no=part.order.round_no)
-            self._controller.accepted(device, offer.metrics)
-            trained_s = offer.metrics.get("training_s", 0.0)
-            if self._fleet.densities.gains(device, trained_s):
-                self._fleet.program.ask()
 
         self._ledger.once_durable(durable)
 

@@ -42,6 +42,8 @@ SPOILED = "Lower the learning rate, or look for broken examples on the device."
 # run ends only where nobody is left that has not failed.
 MAX_ABORTS = 5
 SAID = 400  # characters of an exception that a message repeats
+# A close that takes less lets its last receipts wait for it: one commit for both.
+QUICK_S = 0.2
 
 
 class RoundCloser:
@@ -83,6 +85,7 @@ class RoundCloser:
         )
         self._aborts = 0  # for want of updates, in a row
         self._failures = 0  # of the algorithm, in rounds in a row
+        self._took_s = QUICK_S  # the last close; the first may take any time
         self.finished: list[int] = []
         self.not_before = 0.0
 
@@ -108,8 +111,8 @@ class RoundCloser:
             # The members of a masked sum were fixed before it was unmasked.
             masked = no > 0 and self._settings.privacy.secure_aggregation
             if not (frozen or masked):
-                with together():  # the last receipts
-                    self._ledger.freeze(no, self._limit)
+                self._freeze(no)
+            began = self._clock()
             rows, why = sound_rows(
                 self._ledger.frozen(no),
                 now.state.goal,
@@ -127,8 +130,17 @@ class RoundCloser:
                 self._ledger.finish(no, model=name)
                 keep_spent(self._ledger, self._settings)
                 self._let_go(no)
+            self._took_s = self._clock() - began
             self._aborts = self._failures = 0
             self.finished.append(no)
+
+    def _freeze(self, no: int) -> None:
+        """Fixes who is in the round, with a commit of its own where a close is slow.
+
+        Its last receipts wait for that commit, or for that of the round's end.
+        """
+        with self._ledger.together() if self._took_s < QUICK_S else together():
+            self._ledger.freeze(no, self._limit)
 
     def _let_go(self, no: int) -> None:
         """Deletes what an ended round leaves behind of those long before it."""

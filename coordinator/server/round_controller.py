@@ -202,7 +202,7 @@ class RoundController:
             self._secure.take(self._now, device, message, self.failed)
 
     def accepted(self, device: str, metrics: Mapping[str, float]) -> None:
-        """The device's update is durable; its metrics tell how fast it is."""
+        """The device's update is in the round; its metrics tell how fast it is."""
         self.timing.watch.took(device, metrics)
         self._fleet.standings.succeeded(device)
         self._shorten_deadline()

@@ -38,6 +38,10 @@ class RunMemory(Protocol):
         """Stores a JSON value."""
         ...
 
+    def beside(self, write: Callable[[], None]) -> None:
+        """Has a file written; it is durable before what is put is."""
+        ...
+
     def blob(self, name: str) -> bytes:
         """The payload that an `UpdateRow` names."""
         ...

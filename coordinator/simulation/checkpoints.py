@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ class SimulationMemory:
         path = self.folder / PLAN
         plan = json.loads(path.read_text("utf-8")) if path.exists() else {}
         replace_file(path, to_json({**plan, key: value}, indent=1).encode())
+
+    def beside(self, write: Callable[[], None]) -> None:
+        """Has a file written; it is durable before what is put is."""
+        write()
 
     def blob(self, name: str) -> bytes:
         """A packed update of the round in hand."""

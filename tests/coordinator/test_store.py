@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,13 @@ def test_deployed_models_are_nested_and_carry_their_scores(store: ModelStore) ->
 
 
 class Memory(dict[str, Any]):
-    """A ledger's two verbs."""
+    """A ledger's three verbs."""
 
     def put(self, key: str, value: Any) -> None:
         self[key] = value
+
+    def beside(self, write: Callable[[], None]) -> None:
+        write()
 
 
 def flip(path: Path, place: int) -> None:
