@@ -87,7 +87,7 @@ class Rounds(Protocol[P]):
         ...
 
     def asked(self, device: str, need: Need) -> None:
-        """Chunks of its update are asked for; the message follows."""
+        """Chunks of its update are asked for, or come without."""
         ...
 
     def advances(self, device: str, data: Data) -> None:
@@ -253,11 +253,17 @@ class TaskHandlers(Generic[P]):
         if part.order.round_no != self._serves:  # a closed round's uploads free slots
             self._intake.forget()
             self._serves = part.order.round_no
-        need = self._intake.offer(device, offer)
+        fits = offer.manifest.size <= part.order.unasked
+        follows = (
+            offer.follows is True and fits and not self._intake.knows(part.order.id)
+        )
+        need = self._intake.offer(device, offer, follows=follows)
         if need is None:
             self._rounds.tell(device, Wait(TURN_MS, "others are uploading"))
-            return
-        self._ask(device, need)
+        elif follows:
+            self._rounds.asked(device, need)
+        else:
+            self._ask(device, need)
 
     def _ask(self, device: str, need: Need) -> None:
         self._rounds.asked(device, need)

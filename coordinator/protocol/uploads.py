@@ -6,6 +6,8 @@ Rule 1. What all uploads under way may weigh is bounded, so broker and coordinat
 Rule 2. Each sends at most `CREDIT` chunks before it is asked for more, and not above
         `CREDIT_BYTES` if that is less.
 Rule 3. Who has to wait is called when its turn comes, in the order of arrival.
+        What is small enough for all of a round's devices at once comes behind its
+        offer; it takes its place at once, and together they weigh `BUDGET` at most.
 Rule 4. Who is silent loses its place to those that wait, soon; who offers again and
         sends no chunk, later: a chunk takes half a minute on the slowest links.
 """
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.wire.blob import Assembly
+from edge_sdk.wire.blob import LARGEST_CHUNK, Assembly
 from edge_sdk.wire.messages import Data, Need, Offer
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "SLOTS",
     "Upload",
     "UploadQueue",
+    "unasked_bytes",
 ]
 
 BUDGET = 8 << 20  # bytes; 128 updates of one chunk, or 33 of 250 KB
@@ -35,6 +38,16 @@ SENDING_S = 1.0  # after its last chunk, or its offer
 IDLE_TIMES = 6.0  # the patience with one that offers again and sends nothing
 CREDIT = 16  # chunks
 CREDIT_BYTES = 1 << 20  # of chunks above 64 KiB; a device holds what it was asked for
+
+
+def unasked_bytes(devices: int) -> int:
+    """Bytes of an update that need not be asked for, in a round of so many devices.
+
+    Example:
+        >>> unasked_bytes(8), unasked_bytes(100), unasked_bytes(100_000_000)
+        (262144, 83886, 0)
+    """
+    return min(BUDGET // max(devices, 1), LARGEST_CHUNK)
 
 
 @dataclass
@@ -68,14 +81,23 @@ class UploadQueue:
         """Devices that have offered and were not asked yet."""
         return len(self._waiting)
 
+    def knows(self, task_id: str) -> bool:
+        """Return whether a task's update was offered before, and is not here yet."""
+        return task_id in self._uploads or task_id in self._waiting
+
     @property
     def sending(self) -> bool:
         """True while a device sends what it was asked for: a chunk is to come."""
         since = self._clock() - SENDING_S
         return any(u.asked > 0 and u.touched > since for u in self._uploads.values())
 
-    def offer(self, device: str, offer: Offer) -> Need | None:
+    def offer(self, device: str, offer: Offer, *, follows: bool = False) -> Need | None:
         """The request that answers a device's offer; None while it has to wait.
+
+        Args:
+            device: Whose it is.
+            offer: What it offers.
+            follows: Whether the chunks are on their way: they are not asked for.
 
         Raises:
             RemoteProtocolError: If the manifest contradicts itself.
@@ -88,7 +110,7 @@ class UploadQueue:
         if known is not None:
             self._remove(offer.task_id)
         ahead = self._waiting and offer.task_id not in self._waiting
-        if known is None and (ahead or not self._fits(offer)):
+        if known is None and not follows and (ahead or not self._fits(offer)):
             self._waiting[offer.task_id] = device, offer
             return None
         self._waiting.pop(offer.task_id, None)

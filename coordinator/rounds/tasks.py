@@ -130,6 +130,7 @@ def order_for(
     drifted: bool = False,
     test: BaseTest | None = None,
     chunk_size: int = CHUNK_SIZE,
+    unasked: int = 0,
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
@@ -142,6 +143,7 @@ def order_for(
     `drifted` says whether the fleet's data have since masks were drawn.
     `test` has the device test the base beside.
     `chunk_size` is the most bytes of a chunk of the update.
+    `unasked` is the most bytes of an update that comes without being asked for.
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
@@ -203,6 +205,7 @@ def order_for(
         holdout=held_out(settings),
         test=test,
         chunk_size=chunk_size,
+        unasked=0 if settings.privacy.secure_aggregation else unasked,
     )
 
 

@@ -215,7 +215,7 @@ class MessageHandlers:
         self._controller.advance(Acked(device))
 
     def asked(self, device: str, need: Need) -> None:
-        """Note that a device's update is requested."""
+        """Note that a device's update is requested, or comes without."""
         self._ledger.move_task(need.blob, TaskPhase.OFFERED)
         self._controller.advance(Offered(device))
         self._controller.advances(device)

@@ -14,6 +14,7 @@ from coordinator.algorithms.slots import named_slots
 from coordinator.checkpoints.models import model_name
 from coordinator.ledger import Ledger, RoundRow, TaskRow
 from coordinator.protocol.publisher import Publisher
+from coordinator.protocol.uploads import unasked_bytes
 from coordinator.rounds.blobs import publish_blobs, publish_blobs_again
 from coordinator.rounds.selection import RoundDraft, asks_everybody, draft_round
 from coordinator.rounds.state import (
@@ -169,11 +170,10 @@ class RoundOpener:
         )
         if draft is None:
             return None
-        quorum, done = quorum_of(draft.goal), [r.model for r in past if r.model]
+        quorum, done = quorum_of(draft.goal), ["", *(r.model for r in past if r.model)]
         rate = self._settings.training.rate_at(place, self._settings.rounds)
-        before = done[-1] if done else ""
         self._ledger.plan_round(
-            self.no, goal=draft.goal, quorum=quorum, rate=rate, base=before
+            self.no, goal=draft.goal, quorum=quorum, rate=rate, base=done[-1]
         )
         kept = dict.fromkeys(attempt.kept, TaskPhase.ACCEPTED)
         state, _ = advance(Round(self.no, draft.goal, quorum, tasks=kept), Planned())
@@ -203,7 +203,7 @@ class RoundOpener:
         self, draft: RoundDraft, attempt: int, base: Model, family: MaskFamily
     ) -> Mapping[str, Part]:
         """Makes the cohort's tasks durable and its bases public."""
-        no = draft.no
+        no, packet = draft.no, self._publisher.packet
         self._publisher.wipe(before_round=no - 1)
         codecs = {d: self._fleet.densities.codecs(d) for d in draft.cohort}
         masks = {device: family.of(device, d) for device, d in draft.densities.items()}
@@ -214,8 +214,7 @@ class RoundOpener:
         counted = self._ledger.last_counted(no) if remembers else {}
         place = self._ledger.place(no)
         drifted = draws_again(self._algorithm, self._ledger, no)
-        tests = self._tests(no, draft.densities)
-        ttl, packet = self._timing.start(draft), self._publisher.packet
+        tests, ttl = self._tests(no, draft.densities), self._timing.start(draft)
         self._ledger.wait_until(no, ttl)
         orders = {
             device: order_for(
@@ -236,6 +235,7 @@ class RoundOpener:
                 drifted=drifted,
                 test=tests.get(device),
                 chunk_size=self._fleet.densities.chunk_size(device, packet),
+                unasked=unasked_bytes(len(draft.cohort)),
             )
             for device, density in draft.densities.items()
         }

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from edge_sdk.session.values import (
     Booted,
@@ -124,7 +124,12 @@ def _packed(session: Session, event: UpdatePacked) -> Step:
     if session.order is None or session.order.id != event.offer.task_id:
         return session, ()
     after = replace(session, phase=SessionPhase.UPLOAD, offer=event.offer)
-    return after, (Keep(), Say(event.offer))
+    manifest = event.offer.manifest
+    if manifest.size > session.order.unasked:
+        return after, (Keep(), Say(event.offer))
+    count, first = len(manifest.chunks), structs.replace(event.offer, follows=True)
+    chunks = Ship(event.offer.task_id, ((0, count),), count)
+    return after, (Keep(), Say(first), chunks)  # said again, it waits for a NEED
 
 
 def _repacked(session: Session, event: UpdatePacked) -> Step:

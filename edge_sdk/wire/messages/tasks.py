@@ -68,6 +68,7 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     that only sums of updates can be read. `test` has the base tested beside the task,
     on the holdout; absent for a device that tests nothing. `chunk_size` is the most
     bytes that a chunk of the update may have, where the device's broker takes it.
+    An update of at most `unasked` bytes is sent behind its offer, without a NEED.
     """
 
     id: TaskId
@@ -88,6 +89,7 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     secure: SecureRound | None = None
     test: BaseTest | None = None
     chunk_size: Annotated[int, Meta(ge=1 << 16, le=1 << 18)] = 1 << 16
+    unasked: Annotated[int, Meta(ge=0, le=1 << 18)] = 0
 
 
 class TaskAck(Struct, frozen=True, tag="task-ack"):
@@ -116,7 +118,8 @@ class Offer(Struct, frozen=True, tag="offer"):
     """Device to coordinator: the update is packed; ask for it.
 
     `consent` says what its data's people have agreed to, where the device is told: its
-    signature on the offer is on that, too.
+    signature on the offer is on that, too. `follows` says that all chunks come behind
+    this message, as the order allows; absent where they wait for a NEED.
     """
 
     task_id: TaskId
@@ -127,13 +130,15 @@ class Offer(Struct, frozen=True, tag="offer"):
     norm: Annotated[float, Meta(ge=0)]
     metrics: dict[str, float]
     consent: Consent | UnsetType = UNSET
+    follows: bool | UnsetType = UNSET
 
 
 class Need(Struct, frozen=True, tag="need"):
     """Either way: chunk ranges ``[start, stop)`` of a blob that are missing.
 
     `blob` is the hex SHA-256 of a downward blob, or the id of the task offered.
-    At most `credit` chunks may be sent before the next NEED.
+    At most `credit` chunks may be sent before the next NEED. Of an update that the
+    order lets go `unasked`, only what was lost is asked for.
     """
 
     blob: Annotated[str, Meta(max_length=64)]
