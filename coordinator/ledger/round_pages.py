@@ -155,6 +155,7 @@ class RoundPages(RoundRecords):
             no: The round.
             limit: (norms, examples, norms of the last rounds) -> each one's share.
         """
+        self._commits.beside(self._updates.sync)
         with self._commits.alone() as db:
             db.execute(
                 "UPDATE updates SET frozen = 1, weight = examples WHERE round = ?",

@@ -70,14 +70,17 @@ class BlobPlace(NamedTuple):
 
 
 class _Open:
-    """A round's file that is written; rows name `committed` bytes of it."""
+    """A round's file that is written.
+
+    Rows name `committed` bytes of it; `durable` are known to be on the disk.
+    """
 
     def __init__(self, path: Path) -> None:
         self.new = not path.exists()
         path.touch()
         # Unbuffered: an error is of the update that is written, not of a later one.
         self.file: BinaryIO = path.open("r+b", buffering=0)
-        self.end = self.committed = self.file.seek(0, os.SEEK_END)
+        self.end = self.committed = self.durable = self.file.seek(0, os.SEEK_END)
 
 
 class UpdateFiles:
@@ -138,18 +141,27 @@ class UpdateFiles:
                 self._names = os.open(self._folder, os.O_RDONLY)
         return known
 
+    def sync(self) -> None:
+        """Makes durable what was appended up to now; for another thread.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        for one in list(self._open.values()):
+            end = one.end
+            if one.durable < end:
+                os.fsync(one.file.fileno())
+                one.durable = end
+
     def settle(self) -> None:
         """Makes durable what was appended, by one sync of each file, before its rows.
 
         Raises:
             StateError: If the disk refuses; what was appended is cut off then.
         """
-        new = False
         try:
-            for one in self._open.values():
-                if one.committed != one.end:
-                    os.fsync(one.file.fileno())
-                new |= one.new
+            self.sync()
+            new = any(one.new for one in self._open.values())
             if new and self._names is not None:
                 os.fsync(self._names)
         except OSError as error:
@@ -172,7 +184,7 @@ class UpdateFiles:
         for one in self._open.values():
             with contextlib.suppress(OSError):
                 one.file.truncate(one.committed)
-            one.end = one.committed
+            one.end = one.durable = one.committed
 
     def path(self, round_no: int) -> Path:
         """The file of a round."""

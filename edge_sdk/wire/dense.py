@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from edge_sdk.wire.quantize import Toward, decode, encode
 
 __all__ = [
     "Entry",
+    "all_from_wire",
     "from_wire",
     "is_whole",
     "to_wire",
@@ -97,3 +99,33 @@ def from_wire(name: str, entry: Entry) -> NDArray[Any]:
         return integers.reshape(entry.shape)
     except (RemoteProtocolError, ValueError) as error:  # too long an axis for numpy
         raise RemoteProtocolError(f"entry {name}: {error}") from error
+
+
+def all_from_wire(entries: Mapping[str, Entry]) -> dict[str, NDArray[Any]]:
+    """As `from_wire` for each entry; floats are looked at as a whole.
+
+    A small array costs ten times its bytes in calls: those of a model of six biases
+    were a tenth of a round without training.
+
+    Raises:
+        RemoteProtocolError: As `from_wire`, with the entry's name.
+    """
+    floats = {n: e for n, e in entries.items() if e.codec == "fp32"}
+    if any(4 * math.prod(e.shape) != len(e.data) for e in floats.values()):
+        return {name: from_wire(name, entry) for name, entry in entries.items()}
+    whole = np.frombuffer(b"".join([e.data for e in floats.values()]), "<f4")
+    if not np.isfinite(whole).all():
+        return {name: from_wire(name, entry) for name, entry in entries.items()}
+    whole, start = whole.astype(np.float32, copy=False), 0
+    found: dict[str, NDArray[Any]] = {}
+    for name, entry in entries.items():
+        if name not in floats:
+            found[name] = from_wire(name, entry)
+            continue
+        stop = start + len(entry.data) // 4
+        try:
+            found[name] = whole[start:stop].reshape(entry.shape)
+        except ValueError as error:  # too long an axis for numpy
+            raise RemoteProtocolError(f"entry {name}: {error}") from error
+        start = stop
+    return found

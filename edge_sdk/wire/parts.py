@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.wire.codec import pack_large, unpack
-from edge_sdk.wire.dense import Entry, from_wire, to_wire
+from edge_sdk.wire.dense import Entry, all_from_wire, to_wire
 
 __all__ = ["Apart", "pack_apart", "pack_own", "unpack_apart", "unpack_own"]
 
@@ -103,4 +103,4 @@ def _packed(entries: Mapping[str, NDArray[Any]]) -> dict[str, Entry]:
 
 
 def _unpacked(entries: Mapping[str, Entry]) -> dict[str, NDArray[Any]]:
-    return {name: from_wire(name, entry) for name, entry in entries.items()}
+    return all_from_wire(entries)

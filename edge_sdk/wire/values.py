@@ -13,6 +13,7 @@ is a few percent of a payload and touches every output.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.sparse import CsrTensor, LayerShape, Mask
 from edge_sdk.wire.codec import pack_large, unpack
-from edge_sdk.wire.dense import Entry, from_wire, is_whole, to_wire
+from edge_sdk.wire.dense import Entry, all_from_wire, is_whole, to_wire
 from edge_sdk.wire.quantize import (
     NAMES,
     ZSTD,
@@ -72,9 +73,12 @@ class Values:
         """L2 norm over every float of an entry of the model."""
         own = [a for n, a in self.dense.items() if not n.startswith(".")]
         parts = [*self.masked.values(), *own]
-        floats = [
-            a.astype(np.float64).reshape(-1) for a in parts if a.dtype.kind == "f"
-        ]
+        flat = [a.reshape(-1) for a in parts if a.dtype.kind == "f"]
+        if not flat:
+            return 0.0
+        whole = np.concatenate(flat, dtype=np.float64)  # one call for all of them
+        ends = list(itertools.accumulate(a.size for a in flat))
+        floats = [whole[end - a.size : end] for a, end in zip(flat, ends, strict=True)]
         # Not a @ a: BLAS wakes its threads, and a 250 KB update costs the coordinator
         # 9.3 ms of CPU where it costs 6.1 so (tests/bench/bench_protocol.py).
         return math.sqrt(sum([float(np.einsum("i,i->", a, a)) for a in floats]))
@@ -204,7 +208,7 @@ def _values_of(body: _ValuesBody, mask: Mask, codec: str | None) -> Values:
         else:
             masked[name] = flat[start // 4 : start // 4 + count]
         start += size
-    dense = {name: from_wire(name, entry) for name, entry in body.dense.items()}
+    dense = all_from_wire(body.dense)
     return Values(mask.digest, masked, dense)
 
 
