@@ -77,8 +77,7 @@ class MqttTransport:
         self._address, self._client_id, self._will = address, client_id, will
         self._deliver, self._on_link = deliver, on_link
         self._window, self._incoming = window, incoming
-        self._lock = threading.RLock()
-        self._filters = SubscriptionWindow()
+        self._lock, self._filters = threading.RLock(), SubscriptionWindow()
         self._ends, self._said = LinkEnds(address.limits, client_id, RETRY_S), ""
         self._paced = PacedSender(f"mqtt-pace-{client_id}", lambda: self._link)
         self._waiting, self._waiting_bytes = deque[OutgoingMessage](), 0
@@ -175,6 +174,7 @@ class MqttTransport:
     # -- the keeper's thread -----------------------------------------------------------
 
     def _keep(self) -> None:
+        self._rest(0.0)  # a process of our name that was killed may just have connected
         said = ""
         while not self._closing.is_set():
             try:

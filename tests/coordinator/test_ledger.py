@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,7 +21,7 @@ from patience import patience, waited
 from coordinator.ledger import Ledger, TaskRow, open_ledger, read_ledger
 from coordinator.rounds.contribution_limits import shares
 from coordinator.rounds.state import RoundPhase, TaskPhase
-from edge_sdk.errors import StateError
+from edge_sdk.errors import CheckpointError, StateError
 
 
 def task(device: str, no: int = 1) -> TaskRow:
@@ -249,6 +250,58 @@ def test_many_receipts_share_one_commit_and_come_after_it(ledger: Ledger) -> Non
     assert said[-1] == "at once"
     reader.close()
     ledger.close()
+
+
+def test_a_commit_waits_for_the_files_that_are_written_beside_it(
+    ledger: Ledger,
+) -> None:
+    with_round(ledger, ["a1"])
+    may, written = threading.Event(), list[str]()
+
+    def write(name: str) -> None:
+        may.wait()
+        written.append(name)
+
+    for name in ("first", "second"):
+        ledger.beside(partial(write, name))
+    ledger.move_task("1-a1", TaskPhase.ACKED)
+    ledger.once_durable(lambda: written.append("receipt"))
+    assert written == []
+    may.set()
+    ledger.settle()
+    assert written == ["first", "second", "receipt"]
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "no space"),
+        CheckpointError("no space", remedy="Make room."),
+    ],
+)
+def test_a_file_that_cannot_be_written_takes_its_commit_back(
+    ledger: Ledger, error: Exception
+) -> None:
+    with_round(ledger, ["a1"])
+
+    def write() -> None:
+        raise error
+
+    told: list[str] = []
+    ledger.beside(write)
+    ledger.accept(task("a1"), b"one", examples=1, norm=0.0, metrics={})
+    ledger.once_durable(lambda: told.append("receipt"))
+    with pytest.raises(StateError, match="no space"):
+        ledger.settle()
+    with pytest.raises(StateError, match="no space"):
+        ledger.move_task("1-a1", TaskPhase.ACKED)
+    folder = ledger.folder
+    ledger.close()
+    assert told == []
+    again = open_ledger(folder)
+    assert again.accepted_blob("1-a1") is None
+    again.close()
 
 
 def test_the_freeze_takes_an_open_group_along(ledger: Ledger) -> None:

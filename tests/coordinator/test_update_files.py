@@ -47,7 +47,6 @@ def killed(ledger: Ledger) -> None:
 def test_updates_of_a_round_share_a_file_and_a_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = opened(tmp_path, 1, ["a1", "b1", "c1"])
     synced: list[str] = []
     real = os.fsync
 
@@ -56,17 +55,24 @@ def test_updates_of_a_round_share_a_file_and_a_sync(
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
+    ledger = opened(tmp_path, 1, ["a1", "b1", "c1", "d1"])
+    assert synced == ["blobs"]  # the file's name, with the round's tasks
+    synced.clear()
     names = [accept(ledger, device, device.encode() * 9) for device in ("a1", "b1")]
     assert synced == []
     ledger.settle()
-    assert synced == ["round-00001.updates", "blobs"]
+    assert synced == ["round-00001.updates"]
     names.append(accept(ledger, "c1", b"c1" * 9))
     ledger.settle()
-    assert synced == ["round-00001.updates", "blobs", "round-00001.updates"]
+    assert synced == ["round-00001.updates"] * 2
+    names.append(accept(ledger, "d1", b"d1" * 9))
+    ledger.freeze(1)  # on the thread of files, and not again for the commit
+    assert synced == ["round-00001.updates"] * 3
     ledger.close()
     reader = read_ledger(tmp_path)
-    assert [reader.blob(n) for n in names] == [b"a1" * 9, b"b1" * 9, b"c1" * 9]
-    assert [reader.place_of(n).start for n in names] == [0, 18, 36]
+    given = [device.encode() * 9 for device in ("a1", "b1", "c1", "d1")]
+    assert [reader.blob(n) for n in names] == given
+    assert [reader.place_of(n).start for n in names] == [0, 18, 36, 54]
     reader.close()
 
 

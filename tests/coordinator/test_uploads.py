@@ -15,6 +15,7 @@ from coordinator.protocol.uploads import (
     SENDING_S,
     SLOTS,
     UploadQueue,
+    unasked_bytes,
 )
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.wire.blob import (
@@ -243,3 +244,33 @@ def test_a_device_sends_until_its_last_chunk_or_for_a_second(offer: Offers) -> N
     assert intake.sending
     intake.forget()
     assert not intake.sending
+
+
+@given(devices=st.integers(0, 1 << 30))
+def test_what_a_round_sends_unasked_fits_the_budget(devices: int) -> None:
+    assert devices * unasked_bytes(devices) <= BUDGET
+    assert 0 <= unasked_bytes(devices) <= LARGEST_CHUNK
+
+
+def test_an_update_that_follows_its_offer_waits_for_nobody(offer: Offers) -> None:
+    """Others that wait go on waiting; what was lost of it is asked for."""
+    intake = UploadQueue(Clock())
+    for number in range(SLOTS):
+        assert intake.offer("pi", sized(offer, f"1-{number}", BUDGET)) is not None
+    assert intake.offer("pi-w", sized(offer, "1-w", BUDGET)) is None
+    content = bytes(range(90))
+    small = offer("1-s", content=content)
+    assert not intake.knows("1-s")
+    assert intake.offer("pi-s", small, follows=True) is not None
+    assert intake.knows("1-s")
+    assert intake.sending
+    for index in range(1, 90):
+        assert intake.data("pi-s", chunk(small, content, index))[0] is None
+    need = intake.offer("pi-s", small, follows=True)  # it was quiet, and says it again
+    assert need is not None
+    assert list(need.ranges) == [(0, 1)]
+    whole, _ = intake.data("pi-s", chunk(small, content, 0))
+    assert whole is not None
+    assert whole.assembly.content() == content
+    assert intake.waiting == 1
+    assert not intake.called()  # the large ones still have all places

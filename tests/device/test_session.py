@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from msgspec import UNSET
 
 from edge_sdk.session import (
     NEXT,
@@ -64,7 +66,7 @@ Offers = Callable[..., Offer]
 BASE = manifest_of(b"base")
 
 
-def make_order(task_id: str, round_no: int) -> TaskOrder:
+def make_order(task_id: str, round_no: int, unasked: int = 0) -> TaskOrder:
     return TaskOrder(
         id=task_id,
         round_no=round_no,
@@ -76,6 +78,7 @@ def make_order(task_id: str, round_no: int) -> TaskOrder:
         ttl_ms=1000,
         shard=0,
         codec="fp32",
+        unasked=unasked,
     )
 
 
@@ -130,7 +133,8 @@ class Devices(RuleBasedStateMachine):
                 assert self.durable.order is not None, "acknowledged, not kept"
                 assert self.durable.order.id == task_id
             case Say(Offer() as offer):
-                assert self.durable.offer == offer, "offered, not kept"
+                kept = msgspec.structs.replace(offer, follows=UNSET)
+                assert self.durable.offer == kept, "offered, not kept"
             case Say(Fail(task_id)):
                 assert (task_id, "failed") in self.durable.finished
                 assert self.durable.order is None or self.durable.order.id != task_id
@@ -230,7 +234,8 @@ class Devices(RuleBasedStateMachine):
     def a_new_round_orders(self, stale: bool) -> None:
         self.round_no += 1
         task_id = f"{self.round_no}-{next(self.numbers)}"
-        self.orders[task_id] = make_order(task_id, self.round_no)
+        unasked = BASE.size * (self.round_no % 2)  # in every second round
+        self.orders[task_id] = make_order(task_id, self.round_no, unasked)
         self.publisher(self.orders[task_id], max(1, self.epoch - stale))
 
     @precondition(lambda self: self.orders)
@@ -346,6 +351,24 @@ def test_a_whole_task_told_once(order: Orders, offer: Offers) -> None:
     session, effects = advance(session, Heard(1, Receipt("1-a", "accepted")))
     assert effects == (Halt("1-a"), Keep(("1-a", "accepted")))
     assert session.phase is SessionPhase.IDLE
+
+
+def test_a_small_update_follows_its_offer_once(order: Orders, offer: Offers) -> None:
+    """Said again it waits for a NEED: what was lost is not known here."""
+    made = offer("1-a")
+    size, count = made.manifest.size, len(made.manifest.chunks)
+    for unasked in (0, size - 1, size, size + 1):
+        asked = msgspec.structs.replace(order("1-a"), unasked=unasked)
+        session = replace(idle(), phase=SessionPhase.TRAIN, order=asked)
+        session, effects = advance(session, UpdatePacked(made))
+        assert session.offer == made
+        if unasked < size:
+            assert effects == (Keep(), Say(made))
+        else:
+            first = msgspec.structs.replace(made, follows=True)
+            chunks = Ship("1-a", ((0, count),), count)
+            assert effects == (Keep(), Say(first), chunks)
+        assert advance(session, Nudge())[1] == (Greet(), Say(made))
 
 
 @pytest.mark.parametrize("verdict", ["accepted", "late", "rejected", "cancelled"])

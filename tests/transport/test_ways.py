@@ -183,6 +183,19 @@ def test_an_older_broker_is_asked_again_no_sooner_than_its_limit_allows() -> Non
 
 
 @pytest.mark.broker
+def test_a_process_that_takes_anothers_place_connects_no_sooner_than_a_limit_allows(
+    broker: Address,
+) -> None:
+    """It may have been killed: the next one does not know when it connected."""
+    limits = BrokerLimits(connects_per_s=2)
+    with LimitingBroker(broker.port, limits) as proxy:
+        there = Address("127.0.0.1", proxy.port, limits=limits)
+        for _ in range(3):
+            MqttTransport(there, "x1", print, lambda _: None, wait_s=WAIT_S).close()
+        assert not proxy.breaches
+
+
+@pytest.mark.broker
 @pytest.mark.parametrize("login", ["", LOGIN])
 @pytest.mark.parametrize("kind", ["http", "socks5"])
 def test_a_proxy_leads_to_the_broker(kind: str, login: str, broker: Address) -> None:

@@ -290,6 +290,23 @@ def test_an_orders_chunk_size_costs_no_bytes_where_it_is_as_ever(
             unpack(pack(msgspec.structs.replace(order, chunk_size=bad)), TaskOrder)
 
 
+def test_what_goes_unasked_costs_no_bytes_where_nothing_does(
+    messages: list[Message],
+) -> None:
+    """Of an order and of an offer: 0.1.0 skips both, and has neither."""
+    order = next(m for m in messages if isinstance(m, TaskOrder))
+    offer = next(m for m in messages if isinstance(m, Offer))
+    assert b"unasked" not in pack(order)
+    assert b"follows" not in pack(offer)
+    more = msgspec.structs.replace(order, unasked=LARGEST_CHUNK)
+    assert unpack(pack(more), TaskOrder) == more
+    said = msgspec.structs.replace(offer, follows=True)
+    assert unpack(pack(said), Offer) == said
+    for bad in (-1, LARGEST_CHUNK + 1):
+        with pytest.raises(RemoteProtocolError, match="unasked"):
+            unpack(pack(msgspec.structs.replace(order, unasked=bad)), TaskOrder)
+
+
 HOSTILE = {
     "empty maps": b"\x80" * 5_000_000,
     "huge map": b"\xdf\xff\xff\xff\xff" + b"\x80" * 90_000,
