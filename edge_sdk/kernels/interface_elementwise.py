@@ -83,5 +83,7 @@ ELEMENTWISE_SIGNATURES: Final[dict[str, list[Any]]] = {
     "fe_binary_forward": [POINTER(BinaryArguments), _P, _P, _P],
     "fe_binary_backward": [POINTER(BinaryArguments), *[_P] * 5],
     "fe_dropout": [POINTER(DropoutArguments), _P, _P],
+    "fe_shared_dropout": [POINTER(DropoutArguments), _P, _P],
     "fe_uniform": [POINTER(DropoutArguments), _P],
+    "fe_shared_uniform": [POINTER(DropoutArguments), _P],
 }

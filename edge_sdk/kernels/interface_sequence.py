@@ -21,6 +21,7 @@ __all__ = [
     "CopyArguments",
     "LayerNormArguments",
     "ProductArguments",
+    "WindowsArguments",
 ]
 
 _DIMS: Final = 6
@@ -87,6 +88,15 @@ class ProductArguments(Structure):
     ]
 
 
+class WindowsArguments(Structure):
+    """FeWindows: rows of a sample, their length, and the windows of each."""
+
+    _fields_ = [
+        *_BATCH,
+        *((name, c_int64) for name in ("outer", "length", "size", "hop")),
+    ]
+
+
 _P = c_void_p
 SEQUENCE_SIGNATURES: Final[dict[str, list[Any]]] = {
     "fe_layer_norm_forward": [POINTER(LayerNormArguments), *[_P] * 6],
@@ -102,5 +112,7 @@ SEQUENCE_SIGNATURES: Final[dict[str, list[Any]]] = {
     "fe_choice_forward": [c_int64, c_int32, *[_P] * 4],
     "fe_choice_backward": [c_int64, c_int32, *[_P] * 4],
     "fe_copy": [POINTER(CopyArguments), _P, _P],
+    "fe_windows": [POINTER(WindowsArguments), _P, _P],
+    "fe_overlap_add": [POINTER(WindowsArguments), _P, _P],
     "fe_fill": [c_int64, c_double, _P],
 }

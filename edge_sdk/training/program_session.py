@@ -47,7 +47,7 @@ def program_tally(
     """Sums of the metrics over a program's predictions.
 
     A program ends in the loss in training mode only: it is told where training and
-    evaluation compute the same, without dropout and without batch norm.
+    evaluation compute the same, without chance and without batch norm.
 
     Args:
         model: At the values to measure; its gradients are overwritten.
@@ -58,7 +58,8 @@ def program_tally(
     inputs, targets = batches(np.arange(count), augment=False)
     losses = None
     names = {o.name for o in model.program.training.operations}
-    plain = not any("dropout" in n or "attention" in n for n in names)
+    chance = ("dropout", "attention", "uniform")
+    plain = not any(word in n for n in names for word in chance)
     if plain and not model.coupled:
         losses = model.backward(inputs, targets) * count
     return Tally().of_batch(metrics, model.predict(inputs), targets, losses)

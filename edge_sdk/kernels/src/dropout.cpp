@@ -9,7 +9,10 @@
 namespace fe {
 namespace {
 
-template <int L>
+// A number that no sample of a batch has: its draws are shared.
+constexpr uint32_t kEverySample = UINT32_MAX;
+
+template <int L, bool Shared>
 void drop(const FeDropout& d, const real* x, real* y) {
   typedef typename Lanes<L>::V V;
   constexpr int VL = Lanes<L>::VL;
@@ -18,11 +21,11 @@ void drop(const FeDropout& d, const real* x, real* y) {
   const int parts = pieces(pairs, d.threads);
   parallel_for(d.blocks * parts, d.threads, [&](int task) {
     const int block = task / parts, part = task % parts;
-    const uint32_t sample = d.first_sample + (uint32_t)block * L;
+    const uint32_t sample = Shared ? kEverySample : d.first_sample + (uint32_t)block * L;
     const int64_t start = (int64_t)block * d.elements * L;
     for (int64_t i = split64(pairs, part, parts); i < split64(pairs, part + 1, parts); i++) {
       alignas(128) real factor[2 * L];
-      keep.draw<L>((uint32_t)i, sample, factor);
+      keep.draw<L, Shared>((uint32_t)i, sample, factor);
       const int n = 2 * i + 1 < d.elements ? 2 * L : L;
       for (int j = 0; j < n; j += VL) {
         const int64_t at = start + 2 * i * L + j;
@@ -33,20 +36,24 @@ void drop(const FeDropout& d, const real* x, real* y) {
   });
 }
 
+// Each lane's word as one of the midpoints, brought nearer to 1/2 by `spread`.
+template <int L>
+FE_INLINE typename Lane<L>::Value midpoints(const typename Lane<L>::Word& word, double spread) {
+  typedef typename Lane<L>::Value R;
+  constexpr uint32_t kSteps = 1u << 23;
+  const R u = (__builtin_convertvector(word >> 9, R) + (real)0.5) / (real)kSteps;
+  return (u - (real)0.5) * (real)spread + (real)0.5;
+}
+
 template <int L>
 void uniform(const FeDropout& d, real* y) {
   typedef typename Lane<L>::Word W;
   typedef typename Lane<L>::Value R;
   typedef typename Lanes<L>::V V;
   constexpr int VL = Lanes<L>::VL;
-  constexpr uint32_t kSteps = 1u << 23;
   const RandomKey key(d.key);
   const int64_t pairs = (d.elements + 1) / 2;
   const int parts = pieces(pairs, d.threads);
-  const auto spread = [&](const W& word) {
-    const R u = (__builtin_convertvector(word >> 9, R) + (real)0.5) / (real)kSteps;
-    return (u - (real)0.5) * (real)d.p + (real)0.5;
-  };
   parallel_for(d.blocks * parts, d.threads, [&](int task) {
     const int block = task / parts, part = task % parts;
     real* to = y + (int64_t)block * d.elements * L;
@@ -55,10 +62,38 @@ void uniform(const FeDropout& d, real* y) {
       FE_UNROLL for (int l = 0; l < L; l++) b[l] = d.first_sample + (uint32_t)(block * L + l);
       threefry(key, a, b);
       alignas(128) real two[2 * L];
-      *(R*)two = spread(a);
-      *(R*)(two + L) = spread(b);
+      *(R*)two = midpoints<L>(a, d.p);
+      *(R*)(two + L) = midpoints<L>(b, d.p);
       const int n = 2 * i + 1 < d.elements ? 2 * L : L;
       for (int j = 0; j < n; j += VL) store(to + 2 * i * L + j, load<V>(two + j));
+    }
+  });
+}
+
+// Lanes are pairs of elements here, not samples: L pairs are drawn at once.
+template <int L>
+void shared_uniform(const FeDropout& d, real* y) {
+  typedef typename Lane<L>::Word W;
+  typedef typename Lane<L>::Value R;
+  typedef typename Lanes<L>::V V;
+  constexpr int VL = Lanes<L>::VL;
+  const RandomKey key(d.key);
+  const int64_t pairs = (d.elements + 1) / 2, groups = (pairs + L - 1) / L;
+  const int parts = pieces(groups, d.threads);
+  parallel_for(parts, d.threads, [&](int part) {
+    for (int64_t g = split64(groups, part, parts); g < split64(groups, part + 1, parts); g++) {
+      W a = {}, b = kEverySample - W{};
+      FE_UNROLL for (int l = 0; l < L; l++) a[l] = (uint32_t)(g * L + l);
+      threefry(key, a, b);
+      alignas(128) real two[2][L];
+      *(R*)two[0] = midpoints<L>(a, d.p);
+      *(R*)two[1] = midpoints<L>(b, d.p);
+      for (int block = 0; block < d.blocks; block++)
+        for (int k = 0; k < 2 * L && 2 * g * L + k < d.elements; k++) {
+          real* to = y + (block * d.elements + 2 * g * L + k) * L;
+          const V value = splat<V>(two[k % 2][k / 2]);
+          for (int j = 0; j < L; j += VL) store(to + j, value);
+        }
     }
   });
 }
@@ -75,7 +110,14 @@ extern "C" {
 int fe_dropout(const FeDropout* d, const fe::real* x, fe::real* y) {
   using namespace fe;
   if (!sound(*d)) return FE_BAD_ARGUMENT;
-  FE_FOR_LANES(d->lanes, drop<L>(*d, x, y))
+  FE_FOR_LANES(d->lanes, (drop<L, false>(*d, x, y)))
+  return FE_OK;
+}
+
+int fe_shared_dropout(const FeDropout* d, const fe::real* x, fe::real* y) {
+  using namespace fe;
+  if (!sound(*d)) return FE_BAD_ARGUMENT;
+  FE_FOR_LANES(d->lanes, (drop<L, true>(*d, x, y)))
   return FE_OK;
 }
 
@@ -83,6 +125,13 @@ int fe_uniform(const FeDropout* d, fe::real* y) {
   using namespace fe;
   if (!sound(*d)) return FE_BAD_ARGUMENT;
   FE_FOR_LANES(d->lanes, uniform<L>(*d, y))
+  return FE_OK;
+}
+
+int fe_shared_uniform(const FeDropout* d, fe::real* y) {
+  using namespace fe;
+  if (!sound(*d)) return FE_BAD_ARGUMENT;
+  FE_FOR_LANES(d->lanes, shared_uniform<L>(*d, y))
   return FE_OK;
 }
 

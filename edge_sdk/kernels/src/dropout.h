@@ -47,13 +47,14 @@ struct Keep {
       : key(seed), below((uint32_t)(p < 1 ? p * 4294967296.0 : 0)),
         scale(p < 1 ? (real)(1 / (1 - p)) : 0) {}
 
-  // factor[2][L] of elements 2 `pair` and 2 `pair` + 1: 0 or `scale`.
-  template <int L>
+  // factor[2][L] of elements 2 `pair` and 2 `pair` + 1: 0 or `scale`. Lanes are samples one
+  // after the other, or all the same one.
+  template <int L, bool Shared = false>
   FE_INLINE void draw(uint32_t pair, uint32_t first_sample, real* factor) const {
     typedef typename Lane<L>::Word W;
     typedef typename Lane<L>::Value R;
     W a = pair - W{}, b = {};
-    FE_UNROLL for (int l = 0; l < L; l++) b[l] = first_sample + (uint32_t)l;
+    FE_UNROLL for (int l = 0; l < L; l++) b[l] = first_sample + (Shared ? 0 : (uint32_t)l);
     threefry(key, a, b);
     // A comparison gives -1 where it holds.
     *(R*)factor = __builtin_convertvector(a >= below, R) * -scale;

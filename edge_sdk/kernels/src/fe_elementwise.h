@@ -75,10 +75,14 @@ typedef struct {
 
 // y = keep(x) / (1 - p), y may be x. The backward pass is the same function on dy.
 int fe_dropout(const FeDropout*, const FE_REAL* x, FE_REAL* y);
+// The same elements of every sample, whatever the first one's number is.
+int fe_shared_dropout(const FeDropout*, const FE_REAL* x, FE_REAL* y);
 
 // y = 1/2 + p (u - 1/2) for u drawn evenly of the 2^23 midpoints between 0 and 1, by the
 // same counter: never 0 or 1, exact in float32, and 1/2 everywhere where p is 0.
 int fe_uniform(const FeDropout*, FE_REAL* y);
+// The same for one sample that all others repeat, whatever the first one's number is.
+int fe_shared_uniform(const FeDropout*, FE_REAL* y);
 
 #ifdef __cplusplus
 }

@@ -70,6 +70,17 @@ typedef struct {
 int fe_copy(const FeCopy*, const FE_REAL* from, FE_REAL* to);
 int fe_fill(int64_t count, double value, FE_REAL* to);
 
+// Windows of `size` values, `hop` apart, of each of `outer` rows of `length` values.
+typedef struct {
+  int32_t lanes, blocks, threads;
+  int64_t outer, length, size, hop;
+} FeWindows;
+
+// y [outer][(length - size) / hop + 1][size] = windows of x [outer][length].
+int fe_windows(const FeWindows*, const FE_REAL* x, FE_REAL* y);
+// The gradient of that: x = what windows y of each place add up to, 0 where there is none.
+int fe_overlap_add(const FeWindows*, const FE_REAL* y, FE_REAL* x);
+
 #ifdef __cplusplus
 }
 #endif

@@ -106,17 +106,24 @@ FeDropout drawn(const Call& c) {
   return {c.lanes, c.blocks, c.threads, (uint32_t)c.first, c.at.ints[0],
           c.dropout_key(c.at.ints[1]), c.r(0)};
 }
+template <bool Shared>
 int drop(const Call& c, const real* x, real* y) {
   const FeDropout d = drawn(c);
-  return y ? fe_dropout(&d, x, y) : (int)FE_OK;
+  return !y ? (int)FE_OK : Shared ? fe_shared_dropout(&d, x, y) : fe_dropout(&d, x, y);
 }
-int dropout_forward(const Call& c) { return drop(c, c.in(0), c.out(0)); }
-int dropout_backward(const Call& c) { return drop(c, c.d_out(0), c.d_in(0)); }
+template <bool Shared>
+int dropout_forward(const Call& c) { return drop<Shared>(c, c.in(0), c.out(0)); }
+template <bool Shared>
+int dropout_backward(const Call& c) { return drop<Shared>(c, c.d_out(0), c.d_in(0)); }
 
 // As dropout's, but nothing of the input is read: values of its shape, without a gradient.
 int uniform_forward(const Call& c) {
   const FeDropout d = drawn(c);
   return fe_uniform(&d, c.out(0));
+}
+int shared_uniform_forward(const Call& c) {
+  const FeDropout d = drawn(c);
+  return fe_shared_uniform(&d, c.out(0));
 }
 int uniform_backward(const Call& c) {
   if (c.d_in(0)) std::fill_n(c.d_in(0), c.at.ints[0] * c.blocks * c.lanes, real(0));
@@ -161,8 +168,10 @@ const Row kActivationRows[] = {
     binary<FE_ADD, true>("add_parameter"),
     binary<FE_SUBTRACT, true>("subtract_parameter"),
     binary<FE_MULTIPLY, true>("multiply_parameter"),
-    {"dropout", 2, 1, dropout_sizes, dropout_forward, dropout_backward},
+    {"dropout", 2, 1, dropout_sizes, dropout_forward<false>, dropout_backward<false>},
+    {"shared_dropout", 2, 1, dropout_sizes, dropout_forward<true>, dropout_backward<true>},
     {"uniform", 2, 1, dropout_sizes, uniform_forward, uniform_backward},
+    {"shared_uniform", 2, 1, dropout_sizes, shared_uniform_forward, uniform_backward},
     {}};
 
 }  // namespace fe

@@ -107,6 +107,28 @@ int attention_backward(const Call& c) {
                                to[0], to[1], to[2]);
 }
 
+// ints: rows per sample, their length, size of a window, places between two of them.
+template <bool Cut>
+bool windows_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+  const int64_t outer = at.ints[0], length = at.ints[1], size = at.ints[2], hop = at.ints[3];
+  if (size < 1 || hop < 1 || length < size) return false;
+  const int64_t whole = product({outer, length});
+  const int64_t parts = product({outer, (length - size) / hop + 1, size});
+  s.in = {Cut ? whole : parts};
+  s.out = {Cut ? parts : whole};
+  return true;
+}
+template <bool Cut>
+int run_windows(const Call& c, const real* from, real* to) {
+  const int64_t* n = c.at.ints.data();
+  const FeWindows d{c.lanes, c.blocks, c.threads, n[0], n[1], n[2], n[3]};
+  return !to ? (int)FE_OK : Cut ? fe_windows(&d, from, to) : fe_overlap_add(&d, from, to);
+}
+template <bool Cut>
+int windows_forward(const Call& c) { return run_windows<Cut>(c, c.in(0), c.out(0)); }
+template <bool Cut>
+int windows_backward(const Call& c) { return run_windows<!Cut>(c, c.d_out(0), c.d_in(0)); }
+
 }  // namespace
 
 const Row kSequenceRows[] = {
@@ -115,6 +137,8 @@ const Row kSequenceRows[] = {
     {"log_softmax", 3, 0, softmax_sizes, softmax_forward<true>, softmax_backward<true>},
     {"sum", 3, 1, sum_sizes, sum_forward, sum_backward},
     {"attention", 7, 2, attention_sizes, attention_forward, attention_backward},
+    {"windows", 4, 0, windows_sizes<true>, windows_forward<true>, windows_backward<true>},
+    {"overlap_add", 4, 0, windows_sizes<false>, windows_forward<false>, windows_backward<false>},
     {}};
 
 }  // namespace fe

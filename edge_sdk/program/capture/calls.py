@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import PLAIN
 from edge_sdk.program.capture.rows.losses.pair_sums import of_pairs
+from edge_sdk.program.capture.rows.spectra.complex_numbers import of_complex
 from edge_sdk.program.capture.steps import unary
 from edge_sdk.program.capture.table import ROWS
 
@@ -63,6 +64,8 @@ def emit(
     if any(n in builder.pairs for n in call.arguments.values() if _is_node(n)):
         of_pairs(builder, call, name)
         return
+    if of_complex(builder, call, name):
+        return
     row = ROWS.get(name[:-1] if in_place else name)
     if in_place and (first in builder.place or first in builder.constants):
         _check_unread(builder, call, first)
@@ -80,6 +83,7 @@ def _inlined(builder: Builder, call: Node, outer: dict[fx.Node, fx.Node]) -> Non
     env = dict(outer)
     outputs: Any = ()
     inputs = iter(given)
+    before, builder.still = builder.still, builder.still or not enabled
     for node in inner.nodes:
         if node.op == "placeholder":
             own: Any = next(inputs)
@@ -88,6 +92,7 @@ def _inlined(builder: Builder, call: Node, outer: dict[fx.Node, fx.Node]) -> Non
             outputs = node.args[0]
         elif node.op == "call_function":
             emit(builder, node, env)
+    builder.still = before
     for user in call.node.users:
         if user.target is not operator.getitem:
             raise builder.refused(call, "a result that is read as a whole")

@@ -9,7 +9,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edge_sdk.program.capture.rows.random import MIDDLE_OF_NORMAL
+from edge_sdk.program.capture.rows.drawn.gamma import middle_of_gamma
+from edge_sdk.program.capture.rows.drawn.random import MIDDLE_OF_NORMAL
 
 __all__ = ["Middles", "NoDropout"]
 
@@ -17,7 +18,8 @@ _HALF = 0.5
 _RANDOM = frozenset(
     {
         *("bernoulli", "exponential", "normal", "uniform"),
-        *("rand", "rand_like", "randn", "randn_like"),
+        *("rand", "rand_like", "randn", "randn_like", "cauchy", "log_normal"),
+        *("randint", "randint_like", "random", "_standard_gamma", "_sample_dirichlet"),
     }
 )
 _DROPOUT_P = 4  # its place among attention's arguments
@@ -55,13 +57,30 @@ class Middles(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return found
         names = (argument.name for argument in func._schema.arguments)  # noqa: SLF001
         named = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
-        match name:
-            case "bernoulli":
-                value = torch.as_tensor(named.get("p", named["self"])) > _HALF
-            case "rand" | "rand_like" | "uniform":
-                value = (named.get("from", 0.0) + named.get("to", 1.0)) / 2
-            case "exponential":
-                value = math.log(2) / named.get("lambd", 1.0)
-            case _:
-                value = named.get("std", 1.0) * MIDDLE_OF_NORMAL + named.get("mean", 0)
-        return found.copy_(torch.as_tensor(value))
+        return found.copy_(torch.as_tensor(_middle(name, named)))
+
+
+def _middle(name: str, named: dict[str, Any]) -> Any:
+    """What even draws of 1/2 give for a call by name."""
+    normal = named.get("std", 1.0) * MIDDLE_OF_NORMAL + named.get("mean", 0)
+    match name:
+        case "bernoulli":
+            return torch.as_tensor(named.get("p", named["self"])) > _HALF
+        case "rand" | "rand_like" | "uniform":
+            return (named.get("from", 0.0) + named.get("to", 1.0)) / 2
+        case "randint" | "randint_like" | "random":
+            low = named.get("low", named.get("from", 0))
+            return low + (named.get("high", named.get("to")) - low) // 2
+        case "exponential":
+            return math.log(2) / named.get("lambd", 1.0)
+        case "cauchy":
+            return named.get("median", 0.0)
+        case "log_normal":
+            spread, mean = named.get("std", 2.0), named.get("mean", 1.0)
+            return math.exp(spread * MIDDLE_OF_NORMAL + mean)
+        case "_standard_gamma":
+            return middle_of_gamma(named["self"]).exp()
+        case "_sample_dirichlet":
+            return middle_of_gamma(named["self"]).softmax(-1)
+        case _:
+            return normal

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from edge_sdk.errors import EngineError
 from edge_sdk.program.graph import Constant
 
 __all__ = ["Constants"]
@@ -51,6 +52,11 @@ class Constants:
         """Takes a tensor that the exported model holds beside its state."""
         self.values[node] = value.detach().clone()
 
+    def change(self, node: fx.Node, value: torch.Tensor) -> None:
+        """Takes another value for a call, as one part of a complex one."""
+        self.values[node] = value
+        self._numbers.pop(node, None)
+
     def number(self, node: fx.Node) -> int:
         """The parameter number by which operations call it."""
         if node not in self._numbers:
@@ -59,6 +65,12 @@ class Constants:
 
     def hold(self, value: torch.Tensor) -> int:
         """The parameter number of a tensor that the program holds from now on."""
+        if value.is_complex():
+            raise EngineError(
+                "a constant of complex numbers has a place in sums, products and moves "
+                "of complex numbers alone",
+                remedy="Take torch.view_as_real of it, or its abs, real or imag.",
+            )
         array = value.detach().to(torch.float32).numpy()
         array = np.nan_to_num(array, nan=np.nan, posinf=_LARGE, neginf=-_LARGE)
         own = Constant(tuple(value.shape), array.astype("<f4").tobytes())

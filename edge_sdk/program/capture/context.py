@@ -39,6 +39,7 @@ class Builder:
         spectra: Call that gives complex numbers -> their real and imaginary parts, and
             where the batch is in these.
         instead: Call of a smaller operation -> the call that it is a part of.
+        still: Whether nothing trains through what is emitted now (`no_grad`).
     """
 
     batch: int
@@ -57,6 +58,7 @@ class Builder:
     normed: dict[fx.Node, Any] = field(default_factory=dict)
     spectra: dict[fx.Node, tuple[int, int, Layout]] = field(default_factory=dict)
     instead: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    still: bool = False
 
     def input(self, node: fx.Node) -> int:
         """A tensor that comes from outside."""
@@ -90,7 +92,7 @@ class Builder:
             self.place[found] = self.normed[found].tensor(self, call)
             self.layouts[found] = ALONE
         if found in self.spectra:
-            raise self.refused(call, f"{told} is complex: take abs, real or imag of it")
+            raise self.refused(call, f"{told} is complex: take abs, real, imag or view_as_real of it")
         if found not in self.place:
             number = self.parameters.get(found, -1)
             if found in self.constants:
@@ -225,7 +227,7 @@ class Builder:
         """Makes a call's result that of another call."""
         kinds: tuple[dict[fx.Node, Any], ...] = (
             *(self.place, self.layouts, self.many, self.losses.scalars, self.pairs),
-            *(self.parameters, self.constants.values),
+            *(self.parameters, self.constants.values, self.spectra),
         )
         for kept in kinds:
             if source in kept:

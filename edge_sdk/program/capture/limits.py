@@ -36,8 +36,17 @@ def check_layers(model: nn.Module) -> None:
     """Refuses layers whose training is more than a pass and a gradient.
 
     Raises:
-        EngineError: If one is spectral-normed or orthogonal; names it.
+        EngineError: If one is spectral-normed or orthogonal, or holds complex numbers;
+            names it.
     """
+    for name, entry in model.state_dict().items():
+        if entry.is_complex():
+            raise EngineError(
+                f"{name} is complex; the entries of a model are real numbers",
+                remedy="Hold pairs of real numbers, and take torch.view_as_complex of "
+                "them in forward; a constant table of complex numbers may also be a "
+                "buffer with persistent=False.",
+            )
     for path, module in model.named_modules():
         normed = _has_step(module, _SpectralNorm)
         if _has_step(module, _Orthogonal):

@@ -22,13 +22,14 @@ from edge_sdk.program.capture.rows import (
     matrices,
     normed,
     norms,
-    random,
     recurrent,
     reductions,
     sequences,
 )
+from edge_sdk.program.capture.rows.drawn import gamma, random
 from edge_sdk.program.capture.rows.losses import classes, cosines, values
 from edge_sdk.program.capture.rows.rearranged import copies, elements, joins, places
+from edge_sdk.program.capture.rows.spectra import complex_numbers, frames, transforms
 
 __all__ = ["ROWS", "Row"]
 
@@ -46,6 +47,7 @@ ROWS: Final[Mapping[str, Row]] = {
     **cosines.ROWS,
     **activations.ROWS,
     **random.ROWS,
+    **gamma.ROWS,
     **angles.ROWS,
     **sequences.ROWS,
     **copies.ROWS,
@@ -58,4 +60,7 @@ ROWS: Final[Mapping[str, Row]] = {
     **reductions.ROWS,
     **extremes.ROWS,
     **matrices.ROWS,
+    **transforms.ROWS,
+    **frames.ROWS,
+    **complex_numbers.ROWS,
 }

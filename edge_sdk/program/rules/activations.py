@@ -131,19 +131,25 @@ RULES: Final[dict[str, Rule]] = {
     "add_parameter": _binary(product=False, parameter=True),
     "subtract_parameter": _binary(product=False, parameter=True),
     "multiply_parameter": _binary(product=True, parameter=True),
-    "dropout": Rule(
-        inputs=(1, 1),
-        ints=("number",),
-        reals=("probability",),
-        shapes=_first,
-        arguments=lambda call: (*_size(call), call.ints["number"]),
+    **dict.fromkeys(  # "shared_": the same draws for every sample of a batch
+        ("dropout", "shared_dropout"),
+        Rule(
+            inputs=(1, 1),
+            ints=("number",),
+            reals=("probability",),
+            shapes=_first,
+            arguments=lambda call: (*_size(call), call.ints["number"]),
+        ),
     ),
-    "uniform": Rule(  # of its input only the shape counts
-        inputs=(1, 1),
-        ints=("number",),
-        reals=("spread",),
-        shapes=_first,
-        arguments=lambda call: (*_size(call), call.ints["number"]),
-        flat=True,
+    **dict.fromkeys(  # of their input only the shape counts
+        ("uniform", "shared_uniform"),
+        Rule(
+            inputs=(1, 1),
+            ints=("number",),
+            reals=("spread",),
+            shapes=_first,
+            arguments=lambda call: (*_size(call), call.ints["number"]),
+            flat=True,
+        ),
     ),
 }

@@ -1,4 +1,4 @@
-"""Operations that move values: permute, slice, flip, join, repeat for every sample."""
+"""Operations that move values: permute, slice, flip, join, windows, repeat."""
 
 from __future__ import annotations
 
@@ -86,6 +86,24 @@ def _around(call: Operands) -> tuple[int, ...]:
     return math.prod(own[:axis]), own[axis], math.prod(own[axis + 1 :])
 
 
+def _windows(call: Operands) -> tuple[Shape, ...]:
+    """Windows of the last axis, each of which is the values of a further one."""
+    *outer, length = call.inputs[0] or (0,)
+    size, hop = call.ints["size"], call.ints["hop"]
+    call.require(1 <= size <= length and hop >= 1, f"has no windows of {length} values")
+    return ((*outer, (length - size) // hop + 1, size),)
+
+
+def _added_up(call: Operands) -> tuple[Shape, ...]:
+    """Windows and their values are the last two axes; places in a row become one."""
+    call.require(len(call.inputs[0]) >= 2, "has no windows")
+    *outer, count, size = call.inputs[0]
+    length, hop = call.ints["length"], call.ints["hop"]
+    fits = hop >= 1 and length >= size and (length - size) // hop + 1 == count
+    call.require(fits, f"{count} windows of {size} do not make {length} values")
+    return ((*outer, length),)
+
+
 RULES: Final[dict[str, Rule]] = {
     "copy": Rule(
         inputs=(1, 1),
@@ -111,5 +129,25 @@ RULES: Final[dict[str, Rule]] = {
         shapes=_lengths,
         arguments=_around,
         reads_out=lambda _: (0,),
+    ),
+    # Pieces of rows, `hop` apart, which may overlap; and what such pieces add up to. Each
+    # is the backward pass of the other.
+    "windows": Rule(
+        inputs=(1, 1),
+        ints=("size", "hop"),
+        shapes=_windows,
+        arguments=lambda call: (
+            *(math.prod(call.inputs[0][:-1]), call.inputs[0][-1]),
+            *(call.ints["size"], call.ints["hop"]),
+        ),
+    ),
+    "overlap_add": Rule(
+        inputs=(1, 1),
+        ints=("length", "hop"),
+        shapes=_added_up,
+        arguments=lambda call: (
+            *(math.prod(call.inputs[0][:-2]), call.ints["length"]),
+            *(call.inputs[0][-1], call.ints["hop"]),
+        ),
     ),
 }

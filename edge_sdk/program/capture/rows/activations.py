@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.layout import ALONE
 from edge_sdk.program.capture.rows.comparisons import larger
 from edge_sdk.program.capture.steps import (
     combined,
@@ -178,13 +179,17 @@ def _dropout(builder: Builder, call: Node) -> None:
     source, p = next(iter(arguments)), float(call["p"])
     tensor, layout = builder.value(call, source)
     if call.get("train", False) and p:
-        tensor = _dropped(builder, call, tensor, p)
+        tensor = _dropped(builder, call, tensor, p, shared=layout == ALONE)
     builder.put(call, tensor, layout)
 
 
-def _dropped(builder: Builder, call: Node, source: int, p: float) -> int:
+def _dropped(
+    builder: Builder, call: Node, source: int, p: float, *, shared: bool = False
+) -> int:
+    """The tensor without some of its values; one of all samples loses the same."""
     shape, number = builder.tensors[source].shape, len(builder.operations)
-    return builder.step(call, "dropout", (source,), shape, ints=(number,), reals=(p,))
+    name = "shared_dropout" if shared else "dropout"
+    return builder.step(call, name, (source,), shape, ints=(number,), reals=(p,))
 
 
 def _feature_dropout(builder: Builder, call: Node) -> None:

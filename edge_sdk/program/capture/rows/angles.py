@@ -10,7 +10,7 @@ from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.operands import layout_of, operand
 from edge_sdk.program.capture.steps import combined, expanded, unary
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "angle_of"]
 
 Row = Callable[[Builder, Node], None]
 
@@ -46,10 +46,10 @@ def _angle(builder: Builder, call: Node) -> None:
     y, x = (
         expanded(builder, call, operand(builder, call, n, layout), shape) for n in both
     )
-    builder.put(call, _turned(builder, call, y, x), layout)
+    builder.put(call, angle_of(builder, call, y, x), layout)
 
 
-def _turned(builder: Builder, call: Node, y: int, x: int) -> int:
+def angle_of(builder: Builder, call: Node, y: int, x: int) -> int:
     """The angle of a point: the smaller over the larger one, from the nearest axis."""
     shape = builder.tensors[y].shape
 
@@ -90,7 +90,7 @@ def _inverse(*, sine: bool) -> Row:
         other = combined(builder, call, "multiply", more, less)
         other = unary(builder, call, "sqrt", other)
         point = (tensor, other) if sine else (other, tensor)
-        builder.put(call, _turned(builder, call, *point), layout)
+        builder.put(call, angle_of(builder, call, *point), layout)
 
     return row
 

@@ -201,15 +201,19 @@ def _pad(builder: Builder, call: Node) -> None:
     mode = call.get("mode", "constant")
     given = list(call["pad"])
     axes = len(given) // 2
+    source, layout = builder.value(call, "self")
     if mode not in _MODES or not 1 <= axes <= min(3, len(builder.shape(call, "self"))):
         raise builder.refused(call, f"a border {given} of the kind {mode}")
+    if layout.axis is not None and layout.axis >= len(call.shape) - axes:
+        raise builder.refused(call, "a border along the batch")
     # Torch names the last axis first.
     before, after = given[0::2][::-1], given[1::2][::-1]
     none = [0] * (3 - axes)
     builder.emit(
         call,
         "pad",
-        (builder.tensor(call, "self"),),
+        (source,),
+        layout=layout,
         ints=(*none, *before, *none, *after, axes, _MODES[mode]),
         reals=(call.get("value", 0.0),),
     )

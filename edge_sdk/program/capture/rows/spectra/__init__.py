@@ -1,0 +1,3 @@
+"""Rows of complex numbers: Fourier transforms, of windows too, and arithmetic."""
+
+__all__: list[str] = []
