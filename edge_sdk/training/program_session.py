@@ -58,7 +58,7 @@ def program_tally(
     inputs, targets = batches(np.arange(count), augment=False)
     losses = None
     names = {o.name for o in model.program.training.operations}
-    chance = ("dropout", "attention", "uniform")
+    chance = ("dropout", "attention", "uniform", "batch_order")
     plain = not any(word in n for n in names for word in chance)
     if plain and not model.coupled:
         losses = model.backward(inputs, targets) * count

@@ -19,6 +19,23 @@ int fe_batch_sum_forward(const FeBatchSum*, const FE_REAL* x, FE_REAL* y);
 // dx: the sum of dy, zero in padded lanes.
 int fe_batch_sum_backward(const FeBatchSum*, const FE_REAL* dy, FE_REAL* dx);
 
+#define FE_FLIPPED 0
+#define FE_ROLLED 1
+#define FE_SHUFFLED 2
+// The samples of a batch in another order: the last one first, each `shift` places further,
+// or drawn by `key` (where `fixed`: flipped instead, for comparisons).
+typedef struct {
+  int32_t samples, lanes, blocks, threads;
+  int32_t count;  // values per sample
+  int32_t kind, shift, fixed;
+  uint64_t key;
+} FeBatchOrder;
+
+// y: the samples of x in that order; padded lanes are copied.
+int fe_batch_order_forward(const FeBatchOrder*, const FE_REAL* x, FE_REAL* y);
+// dx: dy back in their places, zero in padded lanes.
+int fe_batch_order_backward(const FeBatchOrder*, const FE_REAL* dy, FE_REAL* dx);
+
 // Each sample has `rows` vectors a and `columns` vectors b of so many values. Of row v of a
 // sample the term is log(sum of e^(a b) over all samples' columns) - a b of its own sample's
 // column (v + shift) modulo columns: the cross-entropy that picks its partner among all.

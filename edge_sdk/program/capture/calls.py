@@ -15,6 +15,7 @@ from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.in_place import change_in_place, note_view
 from edge_sdk.program.capture.layout import PLAIN
 from edge_sdk.program.capture.rows.losses.pair_sums import of_pairs
 from edge_sdk.program.capture.rows.spectra.complex_numbers import of_complex
@@ -48,28 +49,31 @@ def emit(
     call = Node(node, _arguments(node, env), _shape(node))
     first = next(iter(call.arguments.values()), None)
     in_place = name.endswith("_") and not name.endswith("__")
-    if name == "add_" and first in builder.parameters:
+    if name == "add_" and first in builder.parameters and _counts(first):
         builder.parameters[node] = builder.parameters[first]
         return  # a counter: the program's own affair
     if not (node.users or in_place):
         return
+    note_view(builder, call, name)
     if builder.constants.evaluated(node, name, lambda n: env.get(n, n)):
-        return
-    if name == _NO_GRAD:
-        _inlined(builder, call, env)
         return
     if first in builder.losses.scalars and name in _PASSED:
         builder.take(node, first)
-        return
-    if any(n in builder.pairs for n in call.arguments.values() if _is_node(n)):
+    elif name == _NO_GRAD:
+        _inlined(builder, call, env)
+    elif any(n in builder.pairs for n in call.arguments.values() if _is_node(n)):
         of_pairs(builder, call, name)
-        return
-    if of_complex(builder, call, name):
-        return
-    row = ROWS.get(name[:-1] if in_place else name)
-    if in_place and (first in builder.place or first in builder.constants):
-        _check_unread(builder, call, first)
-    if row is not None:
+    elif not of_complex(builder, call, name):
+        _by_row(builder, call, name, env, in_place=in_place)
+
+
+def _by_row(
+    builder: Builder, call: Node, name: str, env: dict[fx.Node, fx.Node], *,
+    in_place: bool,
+) -> None:  # fmt: skip
+    if in_place:
+        change_in_place(builder, call, name[:-1])
+    elif (row := ROWS.get(name)) is not None:
         row(builder, call)
     elif not _taken_apart(builder, call, env):
         raise builder.refused(call, "programs have no such operation")
@@ -141,6 +145,11 @@ def _taken_apart(builder: Builder, call: Node, outer: dict[fx.Node, fx.Node]) ->
     return True
 
 
+def _counts(node: Any) -> bool:
+    """Tell whether a placeholder is a norm's number of batches."""
+    return str(node.target).endswith("num_batches_tracked")
+
+
 def _is_node(value: Any) -> bool:
     return isinstance(value, fx.Node)
 
@@ -153,18 +162,6 @@ def _name(target: Any) -> str:
 def _shell(node: fx.Node) -> torch.Tensor:
     value = node.meta["val"]
     return torch.zeros(tuple(value.shape), dtype=value.dtype)
-
-
-def _check_unread(builder: Builder, call: Node, changed: Any) -> None:
-    """An in-place form is the plain one only if nobody reads the old value after it."""
-    later = False
-    for node in call.node.graph.nodes:
-        if node is call.node:
-            later = True
-        elif later and changed in node.all_input_nodes:
-            raise builder.refused(
-                call, "a value that is changed in place is read later"
-            )
 
 
 def _arguments(node: fx.Node, env: dict[fx.Node, fx.Node]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.program.capture.export import capture
-from edge_sdk.program.capture.reference import (
+from edge_sdk.program.capture.torch_side.reference import (
     STEPS,
     Batch,
     Change,
@@ -42,7 +42,9 @@ _FLOOR = 1e-6
 _POINTS, _FEW = 6, 4  # points in the second look, and the examples of each
 _NEAR = 1e-2  # relative distance of these points: other units are at their kink
 _ROUNDING = 2.0**-22  # twice what float32 rounds off
-_DRAWS = frozenset(("dropout", "shared_dropout", "uniform", "shared_uniform"))
+_DRAWS = frozenset(
+    ("dropout", "shared_dropout", "uniform", "shared_uniform", "batch_order")
+)
 _ROUNDED = 5  # runs, of whose effects the median counts
 # Examples: another number than what is compared on, and one that no axis of a model
 # has by chance. An axis as long as the batch is taken for the batch.

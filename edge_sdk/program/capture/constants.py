@@ -19,6 +19,7 @@ _SHAPED = (
     *("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"),
     *("empty_like", "new_empty"),
 )
+_EMPTY = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 # What stands for minus infinity: a sum with it stays finite, its exponential is zero.
 _LARGE = 1e30
 
@@ -101,7 +102,10 @@ class Constants:
         arguments = fx.node.map_arg(node.args, value)
         named = fx.node.map_arg(node.kwargs, value)
         with torch.no_grad():
-            self.values[node] = target(*arguments, **named)
+            found = target(*arguments, **named)
+        if name in _EMPTY:  # what is there by chance would be part of the program
+            found = torch.zeros_like(found)
+        self.values[node] = found
         return True
 
 

@@ -39,6 +39,8 @@ class Builder:
         spectra: Call that gives complex numbers -> their real and imaginary parts, and
             where the batch is in these.
         instead: Call of a smaller operation -> the call that it is a part of.
+        views: Call that gives a view -> its source, the operator's name, the call.
+        orders: Call that draws an order of the batch -> what it is.
         still: Whether nothing trains through what is emitted now (`no_grad`).
     """
 
@@ -58,7 +60,9 @@ class Builder:
     normed: dict[fx.Node, Any] = field(default_factory=dict)
     spectra: dict[fx.Node, tuple[int, int, Layout]] = field(default_factory=dict)
     instead: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    orders: dict[fx.Node, tuple[int, int, int]] = field(default_factory=dict)
     still: bool = False
+    views: dict[fx.Node, tuple[fx.Node, str, Node]] = field(default_factory=dict)
 
     def input(self, node: fx.Node) -> int:
         """A tensor that comes from outside."""
@@ -92,7 +96,9 @@ class Builder:
             self.place[found] = self.normed[found].tensor(self, call)
             self.layouts[found] = ALONE
         if found in self.spectra:
-            raise self.refused(call, f"{told} is complex: take abs, real, imag or view_as_real of it")
+            raise self.refused(
+                call, f"{told} is complex: take abs, real, imag or view_as_real of it"
+            )
         if found not in self.place:
             number = self.parameters.get(found, -1)
             if found in self.constants:
@@ -252,15 +258,15 @@ class Builder:
             tensor = made[tensor].inputs[0]
         return -1 if tensor in made else tensor
 
-    def refused(self, call: Node, why: str) -> EngineError:
-        """The error for a call that has no place in a program."""
+    def refused(self, call: Node, why: str, *, remedy: str = "") -> EngineError:
+        """The error for a call that has no place in a program, and the next best."""
         node = self.instead.get(call.node, call.node)
         layer, source = self.origin(node)
         at = f"layer {layer}" if layer else "the model"
         return EngineError(
             f"{at}: {str(node.target).removeprefix('aten.')} "
             f"({source or 'source unknown'}): {why}",
-            remedy="The torch engine trains this model.",
+            remedy=remedy or "The torch engine trains this model.",
         )
 
     def origin(self, node: fx.Node) -> tuple[str, str]:

@@ -28,7 +28,13 @@ from edge_sdk.program.capture.rows import (
 )
 from edge_sdk.program.capture.rows.drawn import gamma, random
 from edge_sdk.program.capture.rows.losses import classes, cosines, values
-from edge_sdk.program.capture.rows.rearranged import copies, elements, joins, places
+from edge_sdk.program.capture.rows.rearranged import (
+    batches,
+    copies,
+    elements,
+    joins,
+    places,
+)
 from edge_sdk.program.capture.rows.spectra import complex_numbers, frames, transforms
 
 __all__ = ["ROWS", "Row"]
@@ -57,6 +63,7 @@ ROWS: Final[Mapping[str, Row]] = {
     **comparisons.ROWS,
     **joins.ROWS,
     **places.ROWS,
+    **batches.ROWS,
     **reductions.ROWS,
     **extremes.ROWS,
     **matrices.ROWS,

@@ -1,4 +1,4 @@
-"""Operations in which the samples of a batch see each other: sums, and contrasts."""
+"""Operations in which samples of a batch see each other: sums, orders, contrasts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from typing import Final
 from edge_sdk.program.graph import Shape
 from edge_sdk.program.rule import Operands, Rule
 
-__all__ = ["RULES"]
+__all__ = ["FLIPPED", "ROLLED", "RULES", "SHUFFLED"]
+
+FLIPPED, ROLLED, SHUFFLED = 0, 1, 2  # orders of a batch (fe_batch.h)
 
 
 def _alike(call: Operands) -> tuple[Shape, ...]:
     call.require(call.ints["mean"] in {0, 1}, "is neither a sum nor a mean")
+    return (call.inputs[0],)
+
+
+def _reordered(call: Operands) -> tuple[Shape, ...]:
+    call.require(call.ints["kind"] in {FLIPPED, ROLLED, SHUFFLED}, "has no such order")
     return (call.inputs[0],)
 
 
@@ -38,6 +45,18 @@ RULES: Final[dict[str, Rule]] = {
         ints=("mean",),
         shapes=_alike,
         arguments=lambda call: (math.prod(call.inputs[0]), call.ints["mean"]),
+        whole=lambda _: True,
+    ),
+    # The samples in another order: the last first, each some places further, drawn.
+    "batch_order": Rule(
+        inputs=(1, 1),
+        ints=("kind", "shift", "number"),
+        reals=("spread",),
+        shapes=_reordered,
+        arguments=lambda call: (
+            *(math.prod(call.inputs[0]), call.ints["kind"]),
+            *(call.ints["shift"], call.ints["number"]),
+        ),
         whole=lambda _: True,
     ),
     # How well each row finds its partner, the column of its own sample `shift` further,

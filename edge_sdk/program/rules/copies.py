@@ -130,8 +130,8 @@ RULES: Final[dict[str, Rule]] = {
         arguments=_around,
         reads_out=lambda _: (0,),
     ),
-    # Pieces of rows, `hop` apart, which may overlap; and what such pieces add up to. Each
-    # is the backward pass of the other.
+    # Pieces of rows, `hop` apart, which may overlap; and what such pieces add up to.
+    # Each is the backward pass of the other.
     "windows": Rule(
         inputs=(1, 1),
         ints=("size", "hop"),

@@ -206,7 +206,7 @@ def _feature_dropout(builder: Builder, call: Node) -> None:
 
 ROWS: Final[dict[str, Row]] = {
     **{name: _plain(name) for name in ("silu", "hardswish", "hardsigmoid", "sigmoid")},
-    **{name: _plain(name) for name in ("tanh", "mish", "exp", "log", "sqrt")},
+    **{name: _plain(name) for name in ("tanh", "mish", "exp", "log", "sqrt", "abs")},
     **{name: _plain(name) for name in ("sin", "cos", "erf", "floor", "trunc")},
     "ceil": _chain(_NEGATIVE, ("floor", 0.0, 0.0), _NEGATIVE),
     "round": _rounded,

@@ -9,8 +9,9 @@ import torch
 from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.layout import Layout
 from edge_sdk.program.capture.operands import layout_of, number_of, operand
-from edge_sdk.program.capture.steps import combined, constant, expanded, unary
+from edge_sdk.program.capture.steps import combined, constant, expanded, reshaped, unary
 
 __all__ = ["ROWS", "larger"]
 
@@ -85,6 +86,53 @@ def _masked_fill(builder: Builder, call: Node) -> None:
     _choice(builder, call, call["mask"], (call["value"], call["self"]))
 
 
+def _index_put(builder: Builder, call: Node) -> None:
+    """Numbers at listed places, or where a mask says, which may lack the last axes."""
+    given = list(call["indices"])
+    number = number_of(builder, call["values"])
+    listed = all(n is None or n in builder.constants for n in given)
+    mask = given[0]
+    is_mask = len(given) == 1 and mask.meta["val"].dtype == torch.bool
+    if number is None or call.get("accumulate") or not (listed or is_mask):
+        raise builder.refused(
+            call,
+            "writes several values to listed or computed places",
+            remedy="Programs write to slices, and one number to listed places or where "
+            "a mask is true (torch.where, scatter); until then the torch engine trains "
+            "this model.",
+        )
+    layout = layout_of(builder, call, [call["self"]])
+    shape = builder.sample(call, layout)
+    if listed:
+        which = _listed(builder, call, given, layout)
+    else:
+        own = Node(call.node, {}, call.shape[: mask.meta["val"].dim()])
+        which = operand(builder, own, mask, layout_of(builder, own, [mask]))
+        ones = (1,) * (len(call.shape) - len(own.shape))
+        which = reshaped(builder, call, which, (*builder.tensors[which].shape, *ones))
+    found = [which, constant(builder, call, torch.tensor(number))]
+    found.append(operand(builder, call, call["self"], layout))
+    found = [expanded(builder, call, t, shape) for t in found]
+    builder.put(call, builder.step(call, "choice", tuple(found), shape), layout)
+
+
+def _listed(
+    builder: Builder, call: Node, given: list[fx.Node | None], layout: Layout
+) -> int:
+    """Ones at places that are known beforehand, the same in each sample."""
+    places = tuple(
+        slice(None) if n is None else builder.constants.tensor(n) for n in given
+    )
+    which = torch.zeros(call.shape)
+    which[places] = 1.0
+    if layout.axis is not None:
+        first = which.select(layout.axis, 0)
+        if layout.extra or not bool((which == first.unsqueeze(layout.axis)).all()):
+            raise builder.refused(call, "places that differ by sample")
+        which = first
+    return constant(builder, call, which)
+
+
 def larger(*, maximum: bool) -> Row:
     """The row of the larger, or smaller, of two tensors."""
 
@@ -114,6 +162,7 @@ ROWS: Final[dict[str, Row]] = {
     },
     "where": _where,
     "masked_fill": _masked_fill,
+    "index_put": _index_put,
     "maximum": larger(maximum=True),
     "minimum": larger(maximum=False),
 }

@@ -13,6 +13,7 @@ from edge_sdk.program.capture.steps import combined, expanded, reshaped
 
 __all__ = ["ROWS", "multiplied"]
 
+
 def multiplied(builder: Builder, call: Node, one: int, two: int) -> int:
     """The product (..., rows, depth) by (..., depth, columns) of two tensors."""
     shape = (*builder.tensors[one].shape[:-1], builder.tensors[two].shape[-1])

@@ -60,7 +60,9 @@ def _logarithm(builder: Builder, call: Node, shape: int, *, shared: bool) -> int
         cube = unary(builder, call, "exp", logarithm)
         # x^2 / 2 + d (1 - v + log v) above log u
         room = affine(both("subtract", logarithm, cube), 1.0, 1.0)
-        room = both("add", both("multiply", d, room), affine(both("multiply", x, x), 0.5))
+        room = both(
+            "add", both("multiply", d, room), affine(both("multiply", x, x), 0.5)
+        )
         u = unary(builder, call, "log", even(builder, call, shape, shared=shared))
         taken = unary(builder, call, "greater", both("subtract", room, u))
         tries.append((both("multiply", taken, above), logarithm))

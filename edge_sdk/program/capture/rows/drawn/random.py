@@ -113,9 +113,7 @@ def _cauchy(builder: Builder, call: Node, place: int, shared: bool) -> int:  # n
     turn = even(builder, call, place, shared=shared)
     turn = unary(builder, call, "affine", turn, math.pi, -math.pi / 2)
     over = unary(builder, call, "reciprocal", unary(builder, call, "cos", turn))
-    found = combined(
-        builder, call, "multiply", unary(builder, call, "sin", turn), over
-    )
+    found = combined(builder, call, "multiply", unary(builder, call, "sin", turn), over)
     spread, middle = float(call.get("sigma", 1.0)), float(call.get("median", 0.0))
     return unary(builder, call, "affine", found, spread, middle)
 

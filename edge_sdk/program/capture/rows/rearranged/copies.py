@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import Layout
+from edge_sdk.program.capture.rows.rearranged.batches import flipped_batch
 from edge_sdk.program.capture.steps import expanded, reshaped
 from edge_sdk.program.graph import Shape
 from edge_sdk.program.rules.copies import AXES
@@ -147,6 +148,8 @@ def _split(builder: Builder, call: Node) -> None:
 
 
 def _flip(builder: Builder, call: Node) -> None:
+    if flipped_batch(builder, call):
+        return
     source, layout = builder.value(call, "self")
     shape = builder.tensors[source].shape
     steps, offset = _steps(shape), 0

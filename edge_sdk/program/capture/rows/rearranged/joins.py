@@ -9,6 +9,7 @@ from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, Layout
+from edge_sdk.program.capture.rows.rearranged.batches import rolled_batch
 from edge_sdk.program.capture.rows.rearranged.copies import expand, strided, transposed
 from edge_sdk.program.capture.steps import constant, reshaped
 
@@ -100,6 +101,8 @@ def _stack(builder: Builder, call: Node) -> None:
 
 
 def _roll(builder: Builder, call: Node) -> None:
+    if rolled_batch(builder, call):
+        return
     found, layout = builder.value(call, "self")
     if len(call["dims"] or ()) != len(call["shifts"]):
         raise builder.refused(call, "a roll over all axes at once")
@@ -149,10 +152,17 @@ def _windows(builder: Builder, call: Node) -> None:
     axis = builder.axis(call, "self", dim)
     size, step, shape = call["size"], call["step"], builder.tensors[source].shape
     count = (shape[axis] - size) // step + 1
-    if count > _MOST_PIECES:
-        raise builder.refused(call, f"more than {_MOST_PIECES} windows")
-    own = (*shape[:axis], 1, *shape[axis + 1 :], size)
     order = [*(a for a in range(len(shape)) if a != axis), axis]
+    if count > _MOST_PIECES:
+        last = transposed(builder, call, source, order)
+        outer = builder.tensors[last].shape[:-1]
+        found = builder.step(
+            call, "windows", (last,), (*outer, count, size), ints=(size, step)
+        )
+        back = [*range(axis), len(shape) - 1, *range(axis, len(shape) - 1), len(shape)]
+        builder.put(call, transposed(builder, call, found, back), layout)
+        return
+    own = (*shape[:axis], 1, *shape[axis + 1 :], size)
     parts = []
     for at in range(count):
         part = strided(builder, call, source, axis, at * step, count=size)

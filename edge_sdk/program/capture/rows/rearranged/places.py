@@ -14,6 +14,7 @@ from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, PLAIN
 from edge_sdk.program.capture.operands import number_of, operand
 from edge_sdk.program.capture.rows.matrices import multiplied
+from edge_sdk.program.capture.rows.rearranged.batches import ordered_by
 from edge_sdk.program.capture.rows.rearranged.copies import strided, transposed
 from edge_sdk.program.capture.rows.rearranged.joins import joined
 from edge_sdk.program.capture.rows.reductions import summed
@@ -30,6 +31,8 @@ _MOST_CHOSEN = 1 << 20  # entries of a table of places by values
 def _index(builder: Builder, call: Node) -> None:
     """Places along axes that lie beside each other, known beforehand."""
     given: list[fx.Node | None] = list(call["indices"])
+    if ordered_by(builder, call, given):
+        return
     named = [(d, n) for d, n in enumerate(given) if n is not None]
     if _by_label(builder, call, named):
         return
@@ -48,6 +51,8 @@ def _index(builder: Builder, call: Node) -> None:
 
 
 def _index_select(builder: Builder, call: Node) -> None:
+    if not call["dim"] and ordered_by(builder, call, [call["index"]]):
+        return
     if call["index"] not in builder.constants:
         raise builder.refused(call, "places that are computed")
     rank = len(call["self"].meta["val"].shape)

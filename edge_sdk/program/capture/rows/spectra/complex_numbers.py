@@ -92,8 +92,9 @@ def _as_parts(builder: Builder, which: dict[fx.Node, int]) -> Iterator[None]:
     known = {n: builder.constants.values[n] for n in which if n in builder.constants}
     for node, part in which.items():
         if node in spectra:
-            builder.place[node] = spectra[node][part]
-            builder.layouts[node] = spectra[node][2]
+            real, imaginary, layout = spectra[node]
+            builder.place[node] = imaginary if part else real
+            builder.layouts[node] = layout
         elif node in known:
             own = torch.view_as_real(known[node].resolve_conj())[..., part]
             builder.constants.change(node, own)
@@ -215,15 +216,16 @@ def _size(builder: Builder, call: Node) -> None:
 
 def _part(builder: Builder, call: Node, *, which: int) -> None:
     """The real or imaginary part of complex numbers."""
-    *parts, layout = _parts(builder, call)
-    builder.put(call, parts[which], layout)
+    real, imaginary, layout = _parts(builder, call)
+    builder.put(call, imaginary if which else real, layout)
 
 
 def _both(builder: Builder, call: Node) -> None:
     """Complex numbers as pairs of real ones, on a further axis."""
-    *parts, layout = _parts(builder, call)
-    shape = builder.tensors[parts[0]].shape
-    pairs = [reshaped(builder, call, part, (*shape, 1)) for part in parts]
+    real, imaginary, layout = _parts(builder, call)
+    shape = builder.tensors[real].shape
+    both = real, imaginary
+    pairs = [reshaped(builder, call, part, (*shape, 1)) for part in both]
     builder.put(call, joined(builder, call, pairs, len(shape)), layout)
 
 

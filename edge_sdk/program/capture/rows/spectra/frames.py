@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.layout import ALONE, PLAIN, Layout
+from edge_sdk.program.capture.layout import ALONE, Layout
 from edge_sdk.program.capture.rows.rearranged.copies import strided, transposed
 from edge_sdk.program.capture.rows.rearranged.joins import joined
 from edge_sdk.program.capture.rows.spectra.transforms import (

@@ -78,7 +78,7 @@ def turned(
 
 def _scale(norm: str | None, count: int, *, inverse: bool) -> float:
     if norm == "ortho":
-        return count**-0.5
+        return 1 / math.sqrt(count)
     return 1 / count if (norm == "forward") != inverse else 1.0
 
 
@@ -136,9 +136,7 @@ def _real(
     return combined(builder, call, "subtract", found, less)
 
 
-def _cut(
-    builder: Builder, call: Node, parts: Parts, axis: int, count: int
-) -> Parts:
+def _cut(builder: Builder, call: Node, parts: Parts, axis: int, count: int) -> Parts:
     """The first values of an axis."""
     if builder.tensors[parts[0]].shape[axis] <= count:
         return parts

@@ -20,6 +20,13 @@ _RANDOM = frozenset(
         *("bernoulli", "exponential", "normal", "uniform"),
         *("rand", "rand_like", "randn", "randn_like", "cauchy", "log_normal"),
         *("randint", "randint_like", "random", "_standard_gamma", "_sample_dirichlet"),
+        "randperm",
+    }
+)
+_DROPOUTS = frozenset(
+    {
+        *("dropout", "dropout_", "feature_dropout"),
+        *("dropout1d", "dropout2d", "dropout3d"),
     }
 )
 _DROPOUT_P = 4  # its place among attention's arguments
@@ -34,7 +41,7 @@ class NoDropout(TorchFunctionMode):
         """The function's result, its probability of dropping replaced by zero."""
         del types
         name, named = getattr(func, "__name__", ""), dict(kwargs or {})
-        if name in {"dropout", "dropout_", "feature_dropout"}:
+        if name in _DROPOUTS:
             named = {k: v for k, v in named.items() if k != "p"}
             return func(args[0], 0.0, *args[2:], **named)
         if name == "scaled_dot_product_attention" and len(args) > _DROPOUT_P:
@@ -62,25 +69,29 @@ class Middles(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _middle(name: str, named: dict[str, Any]) -> Any:
     """What even draws of 1/2 give for a call by name."""
-    normal = named.get("std", 1.0) * MIDDLE_OF_NORMAL + named.get("mean", 0)
+    low = named.get("low", named.get("from", 0))
+    high = named.get("high", named.get("to", 1.0))
+    mean, spread = named.get("mean", 0), named.get("std", 1.0)
     match name:
         case "bernoulli":
-            return torch.as_tensor(named.get("p", named["self"])) > _HALF
+            found = torch.as_tensor(named.get("p", named["self"])) > _HALF
         case "rand" | "rand_like" | "uniform":
-            return (named.get("from", 0.0) + named.get("to", 1.0)) / 2
+            found = (low + high) / 2
         case "randint" | "randint_like" | "random":
-            low = named.get("low", named.get("from", 0))
-            return low + (named.get("high", named.get("to")) - low) // 2
+            found = low + (high - low) // 2
+        case "randperm":
+            found = torch.arange(named["n"]).flip(0)
         case "exponential":
-            return math.log(2) / named.get("lambd", 1.0)
+            found = math.log(2) / named.get("lambd", 1.0)
         case "cauchy":
-            return named.get("median", 0.0)
+            found = named.get("median", 0.0)
         case "log_normal":
-            spread, mean = named.get("std", 2.0), named.get("mean", 1.0)
-            return math.exp(spread * MIDDLE_OF_NORMAL + mean)
+            mean, spread = named.get("mean", 1.0), named.get("std", 2.0)
+            found = math.exp(spread * MIDDLE_OF_NORMAL + mean)
         case "_standard_gamma":
-            return middle_of_gamma(named["self"]).exp()
+            found = middle_of_gamma(named["self"]).exp()
         case "_sample_dirichlet":
-            return middle_of_gamma(named["self"]).softmax(-1)
+            found = middle_of_gamma(named["self"]).softmax(-1)
         case _:
-            return normal
+            found = spread * MIDDLE_OF_NORMAL + mean
+    return found

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edge_sdk.program.capture.chance import Middles, NoDropout
+from edge_sdk.program.capture.torch_side.chance import Middles, NoDropout
+from edge_sdk.program.capture.torch_side.watch import watched
 from edge_sdk.torch_modules.copying import copy_model
 
 __all__ = [
@@ -83,6 +84,7 @@ def torch_steps(
         double: Whether to compute in float64.
 
     Raises:
+        EngineError: If the model or its loss does what no program repeats (`watched`).
         RuntimeError: If the model does not compute in float64; TypeError likewise.
     """
     own, (inputs, targets) = _plain_copy(model), batch
@@ -97,7 +99,7 @@ def torch_steps(
     rate = 0.0
     for _ in range(steps):
         own.zero_grad()
-        with NoDropout(), Middles():  # type: ignore[no-untyped-call]
+        with watched(own, loss), NoDropout(), Middles():  # type: ignore[no-untyped-call]
             result = loss(own(inputs), targets)
         result.backward()  # type: ignore[no-untyped-call]
         rate = rate or _rate(trained)
