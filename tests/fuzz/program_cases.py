@@ -43,6 +43,7 @@ def cases() -> dict[str, Case]:
             nn.Linear(4, 6), torch.randn(SAMPLES, 4), torch.randn(SAMPLES, 6), _views
         ),
         "drawn": Case(nn.Linear(4, 6), torch.randn(SAMPLES, 4), labels, _drawn),
+        "mixed": Case(_Mixed(), torch.randn(SAMPLES, 12), labels),
         "tokens": Case(
             tokens, torch.randn(SAMPLES, 3, 4), torch.randn(SAMPLES, 4), F.mse_loss
         ),
@@ -146,6 +147,22 @@ def _drawn(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Random numbers, each kind."""
     z = x[:, :3] + torch.randn_like(x[:, 3:]) * torch.exp(x[:, 3:])
     return F.cross_entropy(z + torch.empty_like(z).exponential_().log(), y)
+
+
+class _Mixed(nn.Module):
+    """Windows there and back, draws of all samples, a batch in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        window = torch.hann_window(4)
+        y = torch.stft(self.body(x), 4, 2, window=window, return_complex=True)
+        y = torch.istft(y * (1 + torch.rand(3, 1)), 4, 2, window=window)
+        y = y[:, :12] + F.dropout(self.head.weight[0], 0.5, self.training)
+        found: torch.Tensor = self.head(y)
+        return found + found[torch.randperm(len(x))] if self.training else found
 
 
 def _video() -> nn.Module:

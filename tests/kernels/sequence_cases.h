@@ -2,6 +2,7 @@
 // the descriptors say: for the sanitizers. Values are compared in Python; here only what
 // must hold for any: finite results, and gradients of zero where dy is zero.
 #pragma once
+#include "fe_batch.h"
 #include "fe_elementwise.h"
 #include "fe_loss.h"
 #include "fe_sequence.h"
@@ -114,6 +115,33 @@ static void axis_case() {
   if (fe_copy(&c, x.p, dx.p) != FE_BAD_ARGUMENT) worst = 1;
 }
 
+static void windows_case() {
+  const int L = 4 << pick(0, 2), NB = pick(1, 3), outer = pick(1, 3), size = pick(1, 5);
+  const int length = size + pick(0, 9), hop = pick(1, 7), count = (length - size) / hop + 1;
+  const FeWindows d{L, NB, pick(1, 3), outer, length, size, hop};
+  const size_t rows = (size_t)NB * outer * L;
+  Tensor x(rows * length), y(rows * count * size), dy(y.n, false), dx(x.n);
+  check(fe_windows(&d, x.p, y.p), "windows");
+  finite("windows", y);
+  check(fe_overlap_add(&d, dy.p, dx.p), "overlap_add");
+  all_zero("windows dx", dx);
+}
+
+static void order_case() {
+  const int L = 4 << pick(0, 2), N = pick(1, 3 * L), NB = (N + L - 1) / L, count = pick(1, 5);
+  const FeBatchOrder d{N, L, NB, pick(1, 3), count, pick(0, 2), pick(-9, 9), pick(0, 1), 5};
+  const size_t all = (size_t)NB * count * L;
+  Tensor x(all), y(all), dy(all, false), dx(all);
+  check(fe_batch_order_forward(&d, x.p, y.p), "batch_order");
+  finite("batch_order", y);
+  check(fe_batch_order_backward(&d, dy.p, dx.p), "batch_order_backward");
+  all_zero("batch_order dx", dx);
+  const FeDropout drop{L, NB, pick(1, 3), 3, count, 7, pick(0, 4) / 4.0};
+  check(fe_shared_dropout(&drop, x.p, y.p), "shared_dropout");
+  check(fe_shared_uniform(&drop, y.p), "shared_uniform");
+  finite("shared_uniform", y);
+}
+
 static void attention_case() {
   const int L = 4 << pick(0, 2), NB = pick(1, 2), heads = pick(1, 3), Q = pick(1, 19);
   const int K = pick(1, 19), W = pick(1, 6), U = pick(1, 6);
@@ -157,6 +185,8 @@ static void sequence_cases() {
   broadcast_case();
   layer_norm_case();
   axis_case();
+  windows_case();
+  order_case();
   attention_case();
   loss_case();
 }

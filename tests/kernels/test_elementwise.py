@@ -418,3 +418,32 @@ def test_even_values_are_of_the_generator_for_any_lanes_and_threads() -> None:
         assert torch.equal(evenly(5, 7, lanes, key, threads), one)
     assert torch.equal(evenly(1, 7, 4, key, first=3), one[3:4])
     assert torch.equal(evenly(5, 7, 4, key, spread=0.0), torch.full((5, 7), 0.5))
+
+
+def test_shared_values_are_one_samples_for_every_sample() -> None:
+    pi, key = (0x13198A2E, 0x03707344), 0x0370734413198A2E
+    for lanes, threads, first in ((4, 1, 0), (8, 2, 3), (16, 4, 16)):
+        packed = pack(torch.full((5, 21), math.nan), lanes)
+        d = DropoutArguments(lanes, len(packed), threads, first, 21, key, 1.0)
+        call("fe_shared_uniform", d, packed)
+        found = unpack(packed, 5)
+        assert (found == found[0]).all()
+        for element in range(21):
+            word = threefry(pi, (element // 2, 2**32 - 1))[element % 2]
+            assert float(found[0, element]) == ((word >> 9) + 0.5) / 2**23
+
+
+def test_shared_dropout_drops_the_same_elements_of_every_sample() -> None:
+    x = torch.ones(19, 40)
+    for lanes, threads in ((4, 1), (8, 2), (16, 4)):
+        packed = pack(x, lanes)
+        out = torch.full_like(packed, math.nan)
+        d = DropoutArguments(lanes, len(packed), threads, 7, 40, 11, 0.5)
+        call("fe_shared_dropout", d, packed, out)
+        found = unpack(out, 19)
+        assert (found == found[0]).all()
+        assert set(found[0].tolist()) == {0.0, 2.0}
+    bad = DropoutArguments(4, 1, 1, 0, 4, 0, 1.1)
+    few = torch.zeros(1, 4, 4)
+    assert code_of("fe_shared_dropout", bad, few, few) == 1
+    assert code_of("fe_shared_uniform", bad, few) == 1

@@ -17,6 +17,7 @@ from edge_sdk.kernels.interface_sequence import (
     AxisArguments,
     CopyArguments,
     LayerNormArguments,
+    WindowsArguments,
 )
 
 LANES = st.sampled_from([4, 8, 16])
@@ -305,3 +306,34 @@ def test_operations_that_make_no_sense_are_refused() -> None:
         at = AttentionArguments(4, 1, 1, heads, 1, keys, 1, 1, 0, 0, 0, p, 1.0)
         assert code_of("fe_attention_forward", at, x, x, x, x, x) == 1
     assert blocks_of(9, 4) == 3
+
+
+@given(
+    samples=SAMPLES, lanes=LANES, threads=THREADS, outer=st.integers(1, 3),
+    size=st.integers(1, 6), hop=st.integers(1, 8), more=st.integers(0, 20),
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_windows_and_their_sum_are_torchs(
+    dtype: torch.dtype, samples: int, lanes: int, threads: int, outer: int, size: int,
+    hop: int, more: int,
+) -> None:  # fmt: skip
+    length = size + more
+    x = random(samples, outer, length, dtype=dtype).requires_grad_(True)
+    wanted = x.unfold(2, size, hop)
+    above = random(*wanted.shape, seed=1, dtype=dtype)
+    (gradient,) = torch.autograd.grad(wanted, x, above)
+    packed, own = pack(x.detach(), lanes), pack(above, lanes)
+    d = WindowsArguments(lanes, len(packed), threads, outer, length, size, hop)
+    y, dx = empty(own), empty(packed)
+    call("fe_windows", d, packed, y)
+    call("fe_overlap_add", d, own, dx)
+    assert torch.equal(unpack(y, samples), wanted)
+    near(unpack(dx, samples), gradient)
+
+
+def test_windows_longer_than_their_row_are_refused() -> None:
+    x = torch.zeros(1, 4, 4)
+    for length, size, hop in ((4, 5, 1), (4, 0, 1), (4, 2, 0)):
+        d = WindowsArguments(4, 1, 1, 1, length, size, hop)
+        assert code_of("fe_windows", d, x, x) == 1
+        assert code_of("fe_overlap_add", d, x, x) == 1

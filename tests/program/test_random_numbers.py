@@ -12,8 +12,10 @@ import torch.nn.functional as F  # noqa: N812
 from beside_torch import Case, loaded
 from plain_models import Plain
 from torch import nn
+from torch.distributions import Beta as beta  # noqa: N813 - one line for each draw
+from torch.distributions import Gamma as gamma  # noqa: N813
+from torch.distributions import Laplace, StudentT
 
-from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.program.capture import capture, compiled
 from edge_sdk.program.model import ProgramModel
@@ -33,13 +35,36 @@ DRAWS: dict[str, tuple[Draw, float, float]] = {
     "new_empty": (lambda x: x.new_empty(x.shape).normal_(), 0.0, 1.0),
     "normal": (lambda x: torch.normal(0 * x + 2, 0 * x + 0.5), 2.0, 0.5),
     "normal of constants": (
-        lambda x: torch.normal(torch.zeros_like(x), torch.ones_like(x)), 0.0, 1.0,
+        lambda x: torch.normal(torch.zeros_like(x), torch.ones_like(x)),
+        0.0,
+        1.0,
     ),
     "uniform_": (lambda x: torch.empty_like(x).uniform_(-1, 3), 1.0, 4 * 12**-0.5),
     "exponential_": (lambda x: torch.empty_like(x).exponential_(2.0), 0.5, 0.5),
     "bernoulli": (lambda x: torch.bernoulli(0 * x + 0.3), 0.3, 0.21**0.5),
     "bernoulli_": (lambda x: torch.empty_like(x).bernoulli_(0.2), 0.2, 0.4),
-}  # fmt: skip
+    "randint": (lambda x: torch.randint(2, 5, x.shape).float(), 3.0, (2 / 3) ** 0.5),
+    "log_normal_": (
+        lambda x: torch.empty_like(x).log_normal_(0.0, 0.5),
+        1.1331,
+        0.6039,
+    ),
+    "gamma": (lambda x: gamma(2.5, 0.5).sample(x.shape), 5.0, 10**0.5),
+    "gamma of a small shape": (
+        lambda x: gamma(0.3, 1.0).sample(x.shape),
+        0.3,
+        0.3**0.5,
+    ),
+    "beta": (lambda x: beta(2.0, 3.0).sample(x.shape), 0.4, 0.2),
+    "beta of mixing": (
+        lambda x: beta(0.2, 0.2).sample(x.shape),
+        0.5,
+        (0.25 / 1.4) ** 0.5,
+    ),
+    "computed gamma": (lambda x: gamma(0 * x + 4, 2.0).sample(), 2.0, 1.0),
+    "laplace": (lambda x: Laplace(1.0, 0.5).sample(x.shape), 1.0, 0.5 * 2**0.5),
+    "student": (lambda x: StudentT(9.0).sample(x.shape), 0.0, (9 / 7) ** 0.5),
+}
 
 
 def drawing(draw: Draw) -> Case:
@@ -149,16 +174,3 @@ def test_a_hard_choice_is_one_of_the_classes_by_the_same_draws() -> None:
     np.testing.assert_allclose(found[0].max(1), 1, atol=1e-6)
     np.testing.assert_allclose(np.sort(found[0])[:, :-1], 0, atol=1e-6)
     assert (found[0].argmax(1) == found[1].argmax(1)).all()
-
-
-def test_what_all_examples_share_is_refused_in_words() -> None:
-    class Noisy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(3, 4))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return F.linear(x, self.weight + torch.randn_like(self.weight))
-
-    with pytest.raises(EngineError, match="numbers that all examples share"):
-        capture(Noisy(), F.mse_loss, torch.randn(N, 4), torch.randn(N, 3))

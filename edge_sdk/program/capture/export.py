@@ -248,6 +248,11 @@ def _returned(builder: Builder, node: fx.Node) -> tuple[int, ...]:
         if each in builder.place and each not in builder.losses.scalars:
             lone_loss(builder, Node(each, {}, ()), each)
     for each in found if not builder.trains else ():
+        if each in builder.spectra:
+            raise builder.refused(
+                Node(each, {}, ()), "predictions are complex: return abs, real, imag "
+                "or view_as_real of them",
+            )  # fmt: skip
         if builder.layouts.get(each, PLAIN) != PLAIN:
             raise builder.refused(
                 Node(each, {}, ()), "the batch is not the first axis of the predictions"

@@ -72,6 +72,7 @@ def _middle(name: str, named: dict[str, Any]) -> Any:
     low = named.get("low", named.get("from", 0))
     high = named.get("high", named.get("to", 1.0))
     mean, spread = named.get("mean", 0), named.get("std", 1.0)
+    found: Any
     match name:
         case "bernoulli":
             found = torch.as_tensor(named.get("p", named["self"])) > _HALF

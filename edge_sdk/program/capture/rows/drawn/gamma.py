@@ -94,9 +94,12 @@ def _parameters(builder: Builder, call: Node) -> tuple[int, Layout]:
         return constant(builder, call, value.contiguous()), layout
     if not builder.still:
         raise builder.refused(
-            call, "draws whose parameters are computed have no gradient in programs: "
-            "use sample() in place of rsample(), or give numbers",
-        )  # fmt: skip
+            call,
+            "draws whose parameters are computed have no gradient in programs",
+            remedy="Give numbers as parameters, or sample() in place of rsample(), "
+            "which has no gradient in torch either; until then the torch engine trains "
+            "this model.",
+        )
     tensor, layout = builder.value(call, given)
     return expanded(builder, call, tensor, builder.sample(call, layout)), layout
 
