@@ -1,3 +1,3 @@
-"""What torch does with a model that was captured: steps to compare a program with."""
+"""Steps of torch that a program is compared with, and what is watched in them."""
 
 __all__: list[str] = []

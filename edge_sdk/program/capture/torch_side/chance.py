@@ -68,7 +68,7 @@ class Middles(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _middle(name: str, named: dict[str, Any]) -> Any:
-    """What even draws of 1/2 give for a call by name."""
+    """The numbers that even draws of 1/2 give for a call by name."""
     low = named.get("low", named.get("from", 0))
     high = named.get("high", named.get("to", 1.0))
     mean, spread = named.get("mean", 0), named.get("std", 1.0)

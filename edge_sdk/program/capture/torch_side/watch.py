@@ -1,4 +1,4 @@
-"""What a forward pass does outside torch: it would be part of a program for good.
+"""`watched`: refuses work outside torch, which a program would hold for good.
 
 torch's exporter sees tensors. A number that Python or numpy draws, and one that a layer
 counts in an attribute, is a constant to it.

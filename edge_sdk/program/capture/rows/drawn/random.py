@@ -26,7 +26,7 @@ _MOST_WHOLE = 1 << 23  # numbers among which an even draw chooses
 
 
 def where_drawn(builder: Builder, call: Node) -> Layout:
-    """Where the batch is in a result of which only the shape is known."""
+    """The batch's place in a result of which only the shape is known."""
     return next(
         (Layout(at) for at, n in enumerate(call.shape) if n == builder.batch), ALONE
     )

@@ -79,7 +79,7 @@ def _own(builder: Builder, call: Node) -> int:
 
 
 def _row(builder: Builder, call: Node) -> tuple[int, Layout]:
-    """What windows are cut from: the last axis, which the batch is not."""
+    """The row that windows are cut from: the last axis, which the batch is not."""
     source, layout = builder.value(call, "self")
     last = len(call["self"].meta["val"].shape) - 1
     if layout.axis == last:
