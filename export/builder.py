@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,7 @@ from edge_sdk.checkpoint import replace_file, replace_listed
 from edge_sdk.errors import DataError, ExportError
 from edge_sdk.infer.compressed import compressed
 from edge_sdk.infer.input_parts import listed
-from edge_sdk.infer.output_parts import listed_outputs
+from edge_sdk.infer.output_parts import listed_outputs, output_parts_of
 from edge_sdk.json_text import to_json
 from export.checks.stamp import stamped
 from export.checks.tolerance import Tolerance
@@ -192,6 +193,7 @@ def checked(
     from export.checks.gates import check  # noqa: PLC0415
     from export.passes import run  # noqa: PLC0415
     from export.passes.describe import Describe  # noqa: PLC0415
+    from export.targets import Signature  # noqa: PLC0415
 
     source, facts = material.source, material.facts
     evaluation = None
@@ -208,6 +210,11 @@ def checked(
         reference=material.reference,
         tolerance=tolerance,
     )
+    made = Signature(
+        source.parts, output_parts_of(json.loads(facts.get("outputs", "null")))
+    )
+    if target.describe is not None:
+        made = target.describe(product.content)
     plain = material.copy()
     run(plain, (Describe({**facts, "format": "onnx"}),))
     return Report(
@@ -228,6 +235,8 @@ def checked(
         findings=findings,
         notes=(*notes, *product.notes),
         left_out=dict(material.left_out),
+        inputs=tuple(json.loads(listed(made.inputs))),
+        outputs=tuple(json.loads(listed_outputs(made.outputs))),
         versions=versions(),
     )
 

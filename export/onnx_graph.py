@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.input_parts import apart_inputs
 from edge_sdk.tasks.trial_step import tensors_of
+from export.checks.outputs import Tensors
 from export.modules.exporter_errors import advice_for, reason_of
 from export.modules.torch_bags import BAGS
 from export.modules.torch_cells import CELLS
@@ -42,7 +43,7 @@ from export.rebuild import Source
 __all__ = ["OPSET", "Batch", "Dense", "dense_graph", "input_names"]
 
 OPSET = 18  # the exporter's lowest, and the first with BitwiseAnd for the bitmask
-_INNER = "model."  # before the names of a module that `_Tensors` holds
+_INNER = "model."  # before the names of a module that `Tensors` holds
 _IR_VERSION = 8  # of opset 18 (onnx 1.13): onnxruntime reads it since 1.14
 
 Batch: TypeAlias = Literal["1", "dynamic"]
@@ -186,7 +187,7 @@ def _exported(
         inputs, free = input_names(source), (free * len(given),)
     plain = all(isinstance(leaf, torch.Tensor | None) for leaf in tree_leaves(found))
     if source.parts or not plain:
-        model, masked = _Tensors(model), {f"{_INNER}{name}" for name in names}
+        model, masked = Tensors(model), {f"{_INNER}{name}" for name in names}
         state = source.model.state_dict(keep_vars=True)
         names = {f"{_INNER}{name}": names.get(name, name) for name in state}
     stem = "output" if not any(n.startswith("output") for n in inputs) else "result"
@@ -234,18 +235,6 @@ def input_names(source: Source) -> list[str]:
     """
     held = source.model.state_dict()
     return [f"{p.name}_input" if p.name in held else p.name for p in source.parts]
-
-
-class _Tensors(nn.Module):
-    """A model of tensors in order, whatever holds its inputs and outputs."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The tensors of the model's outputs."""
-        return tuple(tensors_of(self.model(*inputs)))
 
 
 def _optimise(program: torch.onnx.ONNXProgram, names: Container[str]) -> None:

@@ -265,7 +265,7 @@ def _listed(
     try:
         report = found(target)
     except ImportError:  # of its library, which only running needs
-        report = found(replace(target, reader="elsewhere"))
+        report = found(replace(target, reader="elsewhere", describe=None))
     return _of_file(report, path)
 
 

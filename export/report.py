@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from edge_sdk.json_text import to_json
 
@@ -166,6 +167,9 @@ class Report:
         notes: What passes and packing did, in words.
         versions: Package to version.
         left_out: Masked weight to the reason why the file does not hold it.
+        inputs: Of a model of several, and of formats of other runtimes: name, shape of
+            one example and dtype of each, in order.
+        outputs: Of several or named ones, and of such formats: name and shape of each.
     """
 
     format: str
@@ -186,6 +190,8 @@ class Report:
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[Mapping[str, Any], ...] = ()
+    outputs: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def size_ratio(self) -> float:
@@ -212,6 +218,8 @@ class Report:
             f"mask {self.mask_digest[:12]}, {found.weights_checked} masked weights "
             "have exactly its zeros",
             *(f"{name} is left out: {why}" for name, why in self.left_out.items()),
+            *_places("inputs", self.inputs),
+            *_places("outputs", self.outputs),
         ]
         lines.append(
             "outputs were not compared: nothing on this machine runs the format"
@@ -233,6 +241,18 @@ class Report:
         if found.drift is not None:
             lines.append(_drift_line(found.drift))
         return lines
+
+
+def _places(word: str, parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line of what a file takes or gives for one example."""
+    if not parts:
+        return []
+    each = (
+        f"{part['name']} ({', '.join(map(str, part['shape']))})"
+        + (f" {part['dtype']}" if "dtype" in part else "")
+        for part in parts
+    )
+    return [f"{word}: {'; '.join(each)}"]
 
 
 def _drift_line(drift: OutputDrift) -> str:

@@ -84,7 +84,7 @@ def check(
         return Findings(
             checker=False, weights_checked=checked, kept_zeros=kept_zeros, parity=None
         )
-    predict = _runner(product.content, target)
+    predict = _runner(product.content, target, source)
     if reference is None:  # first: its errors are the clearest
         reference = reference_of(source, inputs.batch)
     outputs = predict(inputs.batch)
@@ -138,11 +138,11 @@ def check(
     )
 
 
-def _runner(content: bytes, target: Target) -> Predict:
+def _runner(content: bytes, target: Target, source: Source) -> Predict:
     if target.reader == "native":
         return NativeModel(content).run
     if target.run is not None:
-        return partial(target.run, content)
+        return partial(target.run, content, parts=source.parts)
     session = runtime.open_session(content)
 
     def predict(batch: NDArray[Any]) -> Array:

@@ -11,7 +11,7 @@ from torch import nn
 
 from edge_sdk.tasks.trial_step import tensors_of
 
-__all__ = ["AT_ONCE", "joined", "outputs_of"]
+__all__ = ["AT_ONCE", "Tensors", "joined", "outputs_of"]
 
 AT_ONCE = 64  # inputs of a pass
 
@@ -30,3 +30,15 @@ def joined(outputs: Sequence[torch.Tensor]) -> NDArray[Any]:
     flat = [output.reshape(len(output), -1) for output in outputs]
     joint: NDArray[Any] = torch.cat(flat, dim=1).numpy()
     return joint
+
+
+class Tensors(nn.Module):
+    """A model of tensors in order, whatever holds its inputs and outputs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The tensors of the model's outputs."""
+        return tuple(tensors_of(self.model(*inputs)))

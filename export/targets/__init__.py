@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edge_sdk.errors import ExportError
+from edge_sdk.infer.input_parts import InputPart
+from edge_sdk.infer.output_parts import OutputPart
 from export.checks.reference import Reference
 from export.native.join_inputs import JoinInputs
 from export.passes import run
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 
-__all__ = ["Material", "Product", "Target", "fixed_batch", "row_notes"]
+__all__ = ["Material", "Product", "Signature", "Target"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +86,28 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a file, in order.
+
+    Attributes:
+        inputs: Their names, shapes of one example, and dtypes by numpy's names.
+        outputs: Their names, and shapes of one example.
+    """
+
+    inputs: tuple[InputPart, ...]
+    outputs: tuple[OutputPart, ...]
+
+
+class Run(Protocol):
+    """What runs a format."""
+
+    def __call__(
+        self, content: bytes, batch: NDArray[Any], /, parts: Sequence[InputPart]
+    ) -> NDArray[np.float32]:
+        """Outputs of a batch; `parts` of a model of several inputs are its rows'."""
+
+
+@dataclass(frozen=True)
 class Target:
     """One format.
 
@@ -97,7 +120,9 @@ class Target:
         exact: Whether values are kept exactly; else the accuracy gate decides.
         calibrated: Whether it needs examples.
         summary: One line for the help text.
-        run: The file's bytes and a batch to outputs, for the reader "own".
+        run: The file's bytes, a batch and the parts of its rows, of a model of several
+            inputs, to outputs, for the reader "own".
+        describe: The file's bytes to its inputs and outputs, as its library says them.
     """
 
     name: str
@@ -107,27 +132,5 @@ class Target:
     exact: bool
     calibrated: bool
     summary: str
-    run: Callable[[bytes, NDArray[np.float32]], NDArray[np.float32]] | None = None
-
-
-def fixed_batch(material: Material, name: str) -> tuple[int, ...]:
-    """The input's shape with a batch of 1, for converters that take no other.
-
-    Raises:
-        ExportError: If the batch was asked to be free.
-    """
-    first = material.dense.graph.input[0].type.tensor_type.shape.dim[0]
-    if first.dim_value != 1:
-        raise ExportError(
-            f"format {name} takes a fixed batch", remedy="Leave out --batch dynamic."
-        )
-    return (1, *material.source.input_shape)
-
-
-def row_notes(material: Material) -> tuple[str, ...]:
-    """A converter's note on a model of several inputs: its file has one for all."""
-    parts = material.source.parts
-    if not parts:
-        return ()
-    each = ", ".join(f"{part.name} {part.shape}" for part in parts)
-    return (f"one input, a row of float32 with all: {each}",)
+    run: Run | None = None
+    describe: Callable[[bytes], Signature] | None = None

@@ -141,17 +141,3 @@ def test_the_c_interface_takes_each_input_and_refuses_others(tmp_path: Path) -> 
     assert ran(image, (given["ids"], 1, -5), extra) == -1
     assert ran(image, (given["ids"], 7, 5), extra) == -1
     assert library.flsp_run_several(session, None, 0, out.ctypes.data, 2) == -1
-
-
-def test_converters_of_one_row_say_so() -> None:
-    """Their files have one input: the report names what is in it, in order."""
-    from export.builder import prepare
-    from export.modules import from_module
-    from export.targets import row_notes
-
-    several, _ = prepare(from_module(Three(), SHAPES), batch="1", data=None)
-    assert row_notes(several) == (
-        "one input, a row of float32 with all: image (3, 8, 8), ids (5,), extra (2,)",
-    )
-    one, _ = prepare(from_module(nn.Linear(3, 2), (3,)), batch="1", data=None)
-    assert row_notes(one) == ()
