@@ -99,7 +99,7 @@ class Signature:
 
 
 class Run(Protocol):
-    """What runs a format."""
+    """Runner of a format's files."""
 
     def __call__(
         self, content: bytes, batch: NDArray[Any], /, parts: Sequence[InputPart]

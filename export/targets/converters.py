@@ -29,7 +29,7 @@ __all__ = ["Converted", "converted_of", "each_example", "quiet", "reading", "row
 
 @dataclass(frozen=True, eq=False)
 class Converted:
-    """What a converter is given, of one example.
+    """Module, examples and names that a converter is given.
 
     Attributes:
         module: Takes the inputs in order, gives a tuple of tensors.
