@@ -193,7 +193,7 @@ def checked(
     from export.checks.gates import check  # noqa: PLC0415
     from export.passes import run  # noqa: PLC0415
     from export.passes.describe import Describe  # noqa: PLC0415
-    from export.targets import Signature  # noqa: PLC0415
+    from export.targets import FileInterface  # noqa: PLC0415
 
     source, facts = material.source, material.facts
     evaluation = None
@@ -210,7 +210,7 @@ def checked(
         reference=material.reference,
         tolerance=tolerance,
     )
-    made = Signature(
+    made = FileInterface(
         source.parts, output_parts_of(json.loads(facts.get("outputs", "null")))
     )
     if target.describe is not None:

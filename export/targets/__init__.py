@@ -18,7 +18,7 @@ from export.passes import run
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 
-__all__ = ["Material", "Product", "Signature", "Target"]
+__all__ = ["Material", "Product", "FileInterface", "Target"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Signature:
+class FileInterface:
     """Inputs and outputs of a file, in order.
 
     Attributes:
@@ -98,7 +98,7 @@ class Signature:
     outputs: tuple[OutputPart, ...]
 
 
-class Run(Protocol):
+class RunFormat(Protocol):
     """Runner of a format's files."""
 
     def __call__(
@@ -132,5 +132,5 @@ class Target:
     exact: bool
     calibrated: bool
     summary: str
-    run: Run | None = None
-    describe: Callable[[bytes], Signature] | None = None
+    run: RunFormat | None = None
+    describe: Callable[[bytes], FileInterface] | None = None

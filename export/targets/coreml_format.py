@@ -20,7 +20,7 @@ from edge_sdk.errors import ExportError
 from edge_sdk.infer.input_parts import InputPart
 from edge_sdk.infer.output_parts import OutputPart
 from export.extras import require
-from export.targets import Material, Product, Signature, Target
+from export.targets import FileInterface, Material, Product, Target
 from export.targets.converters import converted_of, quiet, reading
 
 __all__ = ["TARGET"]
@@ -95,7 +95,7 @@ def _make(material: Material) -> Product:
 
 
 @reading("coremltools")
-def _describe(content: bytes) -> Signature:
+def _describe(content: bytes) -> FileInterface:
     import coremltools as ct  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +103,7 @@ def _describe(content: bytes) -> Signature:
             archive.extractall(folder)
         (package,) = Path(folder).iterdir()
         found = ct.utils.load_spec(str(package)).description
-    return Signature(
+    return FileInterface(
         tuple(
             InputPart(one.name, _shape(one), _DTYPES.get(_array(one).dataType, "other"))
             for one in found.input

@@ -17,7 +17,7 @@ from edge_sdk.errors import ExportError
 from edge_sdk.infer.input_parts import InputPart
 from edge_sdk.infer.output_parts import OutputPart
 from export.extras import require
-from export.targets import Material, Product, Signature, Target
+from export.targets import FileInterface, Material, Product, Target
 from export.targets.converters import (
     converted_of,
     each_example,
@@ -75,7 +75,7 @@ def _run(
 
 
 @reading("ExecuTorch")
-def _describe(content: bytes) -> Signature:
+def _describe(content: bytes) -> FileInterface:
     program = _program(content)
     found = program.load_method("forward").metadata
     takes = [found.input_tensor_meta(i) for i in range(found.num_inputs())]
@@ -89,7 +89,7 @@ def _describe(content: bytes) -> Signature:
             (_OUTPUTS, "output", len(gives)),
         )
     ]
-    return Signature(
+    return FileInterface(
         tuple(
             InputPart(name, tuple(one.sizes()[1:]), _DTYPES.get(one.dtype(), "other"))
             for name, one in zip(names[0], takes, strict=True)

@@ -19,7 +19,7 @@ from edge_sdk.errors import ExportError
 from edge_sdk.infer.input_parts import InputPart
 from edge_sdk.infer.output_parts import OutputPart
 from export.extras import require
-from export.targets import Material, Product, Signature, Target
+from export.targets import FileInterface, Material, Product, Target
 from export.targets.converters import (
     converted_of,
     each_example,
@@ -81,13 +81,13 @@ def _run(
 
 
 @reading("LiteRT")
-def _describe(content: bytes) -> Signature:
+def _describe(content: bytes) -> FileInterface:
     interpreter = _interpreter(content)
     runner = interpreter.get_signature_runner()
     takes, gives = interpreter.get_input_details(), interpreter.get_output_details()
     inputs = _names(runner.get_input_details(), takes)
     outputs = _names(runner.get_output_details(), gives)
-    return Signature(
+    return FileInterface(
         tuple(
             InputPart(name, _shape(one), np.dtype(one["dtype"]).name)
             for name, one in zip(inputs, takes, strict=True)
