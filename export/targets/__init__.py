@@ -18,7 +18,7 @@ from export.passes import run
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 
-__all__ = ["Material", "Product", "FileInterface", "Target"]
+__all__ = ["FileInterface", "Material", "Product", "Target"]
 
 
 @dataclass(frozen=True, eq=False)
