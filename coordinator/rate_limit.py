@@ -5,8 +5,9 @@ fill the memory; the bucket that was used longest ago is forgotten first.
 
 A device has little to say: a HELLO after each connect and every half minute, a status
 every quarter of a minute, an offer and its chunks a round. Its rates are several times
-that. What is beyond them costs a look into a table and nothing else: no signature is
-checked, nothing is written, nobody is answered.
+that, and each order lets it say some more: rounds may take a twentieth of a second.
+What is beyond costs a look into a table and nothing else: no signature is checked,
+nothing is written, nobody is answered.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ class Buckets:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def give(self, key: Hashable, rate: Rate, tokens: float) -> None:
+        """Put tokens into a key's bucket, which holds no more than its burst."""
+        left, at = self._kept.get(key, (rate.burst, 0.0))
+        self._kept[key] = min(left + tokens, rate.burst), at
 
     def take(self, key: Hashable, rate: Rate, now: float, cost: float = 1.0) -> bool:
         """Take tokens from a key's bucket; return whether it held enough.
@@ -138,6 +144,7 @@ RATES = MappingProxyType(
     }
 )
 OTHER = Rate(1, 20)
+PER_ORDER = 10.0  # messages of a kind that an order is worth: five statuses, said twice
 EXCESS = Rate(5, 500)  # packets left unheard, until nothing of a device is heard
 SILENT_S = 60.0
 DEVICES = 2048  # that buckets are kept for; names can be made up on a plain run
@@ -176,6 +183,7 @@ class Flood:
         clock: Monotonic seconds.
         told: Told of a device that says too much, once a minute for each kind.
         mute: Told of one that goes on and on, and is not heard at all for a minute.
+        orders: Device -> orders that it was sent up to now.
     """
 
     def __init__(
@@ -183,8 +191,11 @@ class Flood:
         clock: Callable[[], float],
         told: Callable[[Excess], None],
         mute: Callable[[str], object] = lambda _: None,
+        orders: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self._clock, self._told, self._mute = clock, told, mute
+        self._orders = orders
+        self._answered: dict[tuple[str, str], int] = {}  # orders whose worth was given
         self._buckets = Buckets((len(RATES) + 3) * DEVICES)
         self._seldom = Seldom(SAY_S, most=len(RATES) * DEVICES)
         self._silent: dict[str, float] = {}  # until when nothing of it is heard
@@ -214,12 +225,24 @@ class Flood:
             return False
         if self._buckets.take((device, kind), rate, now, cost):
             return True
+        if self._was_asked(device, kind, rate):
+            return self._buckets.take((device, kind), rate, now, cost)
         if not self._buckets.take((device, "excess"), EXCESS, now):
             self._silence(device, now)
         before = self._seldom.say((device, kind), now)
         if before is not None:
             self._told(Excess(device, kind + unit, before))
         return False
+
+    def _was_asked(self, device: str, kind: str, rate: Rate) -> bool:
+        """Give what orders since the last time are worth; return whether any came."""
+        key, sent = (device, kind), self._orders(device)
+        new = sent - self._answered.get(key, 0)
+        if new <= 0:
+            return False
+        self._answered[key] = sent  # bounded: only devices with a HELLO have orders
+        self._buckets.give(key, rate, PER_ORDER * new)
+        return True
 
     def _silence(self, device: str, now: float) -> None:
         if len(self._silent) >= DEVICES:

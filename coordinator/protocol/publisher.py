@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -51,6 +52,7 @@ class Publisher:
 
     Attributes:
         life: (epoch, boot nonce): of two coordinators the greater one is the newer.
+        orders: Device to the orders that it was sent.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Publisher:
         self._transport, self._federation, self._epoch = transport, federation, epoch
         self._boot = int.from_bytes(os.urandom(6), "big")
         self._seq = 0
-        self.life = epoch, self._boot
+        self.life, self.orders = (epoch, self._boot), Counter[str]()
         self._announce: Announce | None = None
         self._links = 0  # connections so far, those that were heard of
         self._announced_at = clock()
@@ -103,6 +105,7 @@ class Publisher:
         stale_s = STALE_S
         if isinstance(message, TaskOrder):
             stale_s = max(STALE_S, message.ttl_ms // 1000)
+            self.orders[device] += 1
         packet = self._pack(message, device, round_no, max(VALID_S, stale_s), packed)
         self._transport.publish(topic, packet, expires_s=stale_s)
 

@@ -42,6 +42,7 @@ class MessageDispatcher:
         wiping: Clears what revoked devices have retained.
         clock: Monotonic seconds.
         mute: Has the broker refuse a device for a while, where it can.
+        orders: Device -> orders that it was sent up to now.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class MessageDispatcher:
         wiping: Wiping,
         clock: Callable[[], float],
         mute: Callable[[str], object],
+        orders: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self._federation, self._receiver = federation, receiver
         self._fleet, self._deliveries, self._handlers = fleet, deliveries, handlers
         self._controller, self._ledger = controller, ledger
         self._wiping, self._clock, self._mute = wiping, clock, mute
-        self._flood = Flood(clock, self._tell_excess, self._silence)
+        self._flood = Flood(*(clock, self._tell_excess, self._silence, orders))
         self._seldom = Seldom(SAY_S)
         self.dropped = 0  # malformed or foreign messages
 

@@ -139,6 +139,7 @@ class Server:
         self._dispatcher = MessageDispatcher(
             *(name, self._receiver, self._fleet, self._deliveries, self._handlers),
             *(self._controller, ledger, self._wiping, clock, mute),
+            self._publisher.orders.__getitem__,
         )
         self._view = LiveView(
             settings.rounds, ledger, self._fleet, self._controller, observe, clock

@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.rate_limit import Buckets, Rate, Seldom
+from coordinator.rate_limit import Buckets, Excess, Flood, Rate, Seldom
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.messages import Offer, Status, TaskAck
 
 steps = st.lists(st.floats(0, 100), min_size=1, max_size=200)
 
@@ -66,3 +68,23 @@ def test_a_thing_is_said_again_with_how_often_it_was_not() -> None:
     said = [seldom.say("a", float(at)) for at in range(25)]
     assert [n for n in said if n is not None] == [0, 9, 9]
     assert seldom.say("b", 24.5) == 0
+
+
+def test_a_device_may_answer_orders_however_fast_they_come() -> None:
+    """Twenty rounds a second for a minute; what is beyond an order's worth is not."""
+    now, sent, told = [0.0], [0], list[Excess]()
+    flood = Flood(lambda: now[0], told.append, orders=lambda _: sent[0])
+    made = manifest_of(b"x"), bytes(32), "fp32", 1, 0.0, dict[str, float]()
+    said = [Status(True, "training")] * 5 + [TaskAck("1-a"), Offer("1-a", *made)]
+
+    def one_round(times: int) -> list[bool]:
+        now[0] += 0.05
+        sent[0] += 1
+        return [flood.lets_say("pi-1", one) for one in said * times]
+
+    assert all(all(one_round(2)) for _ in range(1200))
+    assert not told
+    assert not all(all(one_round(30)) for _ in range(100))
+    assert {one.device for one in told} == {"pi-1"}
+    silent = Flood(lambda: 0.0, told.append)  # who was sent no order has its rate alone
+    assert sum(silent.lets_say("pi-2", said[-1]) for _ in range(1000)) == 50
