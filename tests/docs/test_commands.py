@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from patience import patience
+from warm_python import WarmPython
 
 ROOT = Path(__file__).parents[2]
 MODULES = {
@@ -72,16 +75,25 @@ def test_a_block_without_a_mark_would_be_noticed(text: str, said: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three commands as an installation has them, by this Python."""
-    folder = tmp_path_factory.mktemp("bin")
-    for name, module in MODULES.items():
-        (folder / name).write_text(
-            f"#!{sys.executable}\nfrom {module}.cli import main\n"
-            "if __name__ == '__main__':\n    main()\n"
-        )
-        (folder / name).chmod(0o755)
-    return folder
+def scripts() -> Iterator[Path]:
+    """The three commands as an installation has them; see `warm_python`.
+
+    A device's is of this Python: it counts its memory, imports included.
+    """
+    with (
+        tempfile.TemporaryDirectory() as made,
+        closing(WarmPython(Path(made))) as python,
+    ):
+        folder = Path(made) / "bin"
+        folder.mkdir()
+        for name, module in MODULES.items():
+            own = sys.executable if name == "flash-edge" else python.program
+            (folder / name).write_text(
+                f"#!{own}\nfrom {module}.cli import main\n"
+                "if __name__ == '__main__':\n    main()\n"
+            )
+            (folder / name).chmod(0o755)
+        yield folder
 
 
 def run_page(blocks: list[object], folder: Path, scripts: Path) -> tuple[int, str]:
