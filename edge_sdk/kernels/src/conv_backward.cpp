@@ -206,8 +206,9 @@ int row_runs(const FeStructure& s, const FeConv& c, const Geometry& g) {
   return channel_blocks(s.rows_per_group(), pixels, L, kept, g.channels);
 }
 
+// plane_h: rows of each of the padded planes that tiles read.
 bool transpose(const FeStructure& s, const FeConv& c, const Geometry& g, const real* w,
-               Transposed& t, const real* before) {
+               Transposed& t, int plane_h, const real* before) {
   const int buckets = t.buckets();
   t.bucket_of = scratch<int32_t>(kTable, (size_t)2 * s.cols);
   t.start = scratch<int32_t>(kPointer, buckets + 1);
@@ -227,7 +228,7 @@ bool transpose(const FeStructure& s, const FeConv& c, const Geometry& g, const r
         t.shift[at] = ((y.distance + b.top) * b.padded_w + x.distance + b.left) * c.lanes;
       }
   std::memset(t.start, 0, sizeof(int32_t) * (buckets + 1));
-  const int32_t plane = b.padded_h * b.padded_w * c.lanes;
+  const int32_t plane = plane_h * b.padded_w * c.lanes;
   with_columns(s, [&](auto column) {
     for (int r = 0; r < s.rows; r++) {
       int32_t* count = t.start + 1 + t.first_bucket(s, r);
@@ -261,56 +262,86 @@ void restore(const FeStructure& s, Transposed& t, real* dw) {
   });
 }
 
+// Rows of a class whose output gradient is padded together, as in the forward pass: one
+// thread's, because each has all channels of it to read. count is 0 where it is padded whole.
+struct Bands {
+  int rows, count, padded_h;
+};
 template <int L>
-void backward_both(const FeConv& c, const Geometry& g, Transposed& t, bool planes,
-                   const FePrologue* pro, const real* x, const real* dyp, real* dx) {
+Bands bands(const FeStructure& s, const FeConv& c, const Border& b) {
+  const int h = (c.in_h + c.stride_h - 1) / c.stride_h, reach = b.padded_h - h + 1;
+  const int64_t row = (int64_t)s.rows * b.padded_w * L * (int64_t)sizeof(real);
+  const int64_t fits = (int64_t)l2_bytes() * 3 / 4 / row - reach + 1;
+  // Every class has tiles of one row.
+  const bool wide = c.stride_w <= 2 && 2 * (c.in_w / c.stride_w) > input_pixels<L>();
+  if (c.threads > 1 || !wide || fits < 1 || fits >= h ||
+      row * b.padded_h < 2 * (int64_t)l2_bytes())
+    return {};
+  const int count = (int)((h + fits - 1) / fits), rows = (h + count - 1) / count;
+  return {rows, (h + rows - 1) / rows, rows + reach - 1};
+}
+
+// dyp: the padded output gradient; null where it is padded in bands.
+template <int L>
+void backward_both(const FeStructure& s, const FeConv& c, const Geometry& g, Transposed& t,
+                   bool planes, const Bands& band, const FePrologue* pro, const real* x,
+                   const real* dy, const real* dyp, real* own, real* dx) {
   constexpr int kWide = input_pixels<L>();
   typedef TileTable<InputTile, L, kWide> Table;
   const ptrdiff_t block = (ptrdiff_t)g.channels * c.in_h * c.in_w * L;
-  const ptrdiff_t dy_block = (ptrdiff_t)g.rows * t.border.padded_h * t.border.padded_w * L;
-  const int parts = std::min(c.threads, g.channels);
-  for (int cls = 0; cls < t.classes; cls++) {
+  const ptrdiff_t plane = (ptrdiff_t)g.out_h * g.out_w * L, b_row = (ptrdiff_t)t.border.padded_w * L;
+  const ptrdiff_t dy_block = s.rows * t.border.padded_h * b_row;
+  const int parts = std::min(c.threads, g.channels), most = (c.in_h + c.stride_h - 1) / c.stride_h;
+  // Pixels of one class in rows [u0, u1) of it, channels [r0, r1); bp: where row u0 reads.
+  const auto one_class = [&](int nb, int cls, int u0, int u1, const real* bp, int r0, int r1) {
     const int top = cls / c.stride_w, left = cls % c.stride_w;
     const int h = (c.in_h - top + c.stride_h - 1) / c.stride_h;
     const int w = (c.in_w - left + c.stride_w - 1) / c.stride_w;
-    if (h <= 0 || w <= 0) continue;
+    if (h <= 0 || w <= 0) return;
     const BackwardArgs all{t.start + cls * g.channels, t.offset, t.w, t.dw, pro, true, true,
                            (ptrdiff_t)c.in_h * c.in_w * L, (ptrdiff_t)c.in_w * c.stride_h * L,
-                           (ptrdiff_t)t.border.padded_w * L, c.stride_w, 1};
+                           b_row, c.stride_w, 1};
+    const auto run = [&](BackwardFn tile_of, const BackwardArgs& a, int y0, int x0, int ra, int rb) {
+      const ptrdiff_t at = nb * block + ((ptrdiff_t)top * c.in_w + left) * L + y0 * all.a_row +
+                           (ptrdiff_t)x0 * c.stride_w * L;
+      tile_of(a, x + at, dx + at, bp + (y0 - u0) * b_row + (ptrdiff_t)x0 * L, at,
+              (ptrdiff_t)nb * g.channels, ra, rb);
+    };
+    if (planes) {
+      const int rest = w % kWide;
+      for (int y = u0; y < std::min(u1, h); y++)
+        for (int r = r0; r < r1; r++) {
+          run(&InputTile<L, 1, kWide, 1>::side_by_side, all, y, 0, r, w / kWide);
+          if (rest) run(Table::find(1, rest, 1), all, y, w - rest, r, r + 1);
+        }
+      return;
+    }
     const Tiling tile = tiling(h, w, c.stride_w > 2 ? 1 : kWide);
-    parallel_for(parts, c.threads, [&](int part) {
-      const int r0 = split(g.channels, part, parts), r1 = split(g.channels, part + 1, parts);
-      const auto run = [&](BackwardFn tile_of, const BackwardArgs& a, int nb, int y0, int x0, int ra,
-                           int rb) {
-        const ptrdiff_t at = nb * block + ((ptrdiff_t)top * c.in_w + left) * L + y0 * all.a_row +
-                             (ptrdiff_t)x0 * c.stride_w * L;
-        const real* bp = dyp + nb * dy_block + y0 * all.b_row + (ptrdiff_t)x0 * L;
-        tile_of(a, x + at, dx + at, bp, at, (ptrdiff_t)nb * g.channels, ra, rb);
-      };
-      if (planes) {
-        const int rest = w % kWide;
-        for (int nb = 0; nb < c.blocks; nb++)
-          for (int y = 0; y < h; y++)
-            for (int r = r0; r < r1; r++) {
-              run(&InputTile<L, 1, kWide, 1>::side_by_side, all, nb, y, 0, r, w / kWide);
-              if (rest) run(Table::find(1, rest, 1), all, nb, y, w - rest, r, r + 1);
-            }
-        return;
+    const int last = std::min(tile.rows, (u1 + tile.tile_h - 1) / tile.tile_h);
+    for (int row = u0 / tile.tile_h; row < last; row++)
+      for (int column = 0; column < tile.columns; column++)
+        for_tile(tile, row, column, [&](int th, int tw, int y0, int x0) {
+          const BackwardFn tile_of = Table::find(th, tw, c.stride_w);
+          BackwardArgs a = all;
+          for (int k = 0; k < t.runs; k++, a.start += t.classes * t.channels) {
+            a.first = k == 0;
+            a.last = k == t.runs - 1;
+            run(tile_of, a, y0, x0, r0, r1);
+          }
+        });
+  };
+  parallel_for(parts, c.threads, [&](int part) {
+    const int r0 = split(g.channels, part, parts), r1 = split(g.channels, part + 1, parts);
+    for (int nb = 0; nb < c.blocks; nb++)
+      for (int k = 0; k < std::max(1, band.count); k++) {
+        const int u0 = k * band.rows, u1 = band.count ? std::min(most, u0 + band.rows) : most;
+        for (int r = 0; band.count && r < s.rows; r++)
+          pad_rows<L>(dy + ((ptrdiff_t)nb * s.rows + r) * plane, own + r * band.padded_h * b_row,
+                      g.out_h, g.out_w, t.border, u0, band.padded_h, {});
+        for (int cls = 0; cls < t.classes; cls++)
+          one_class(nb, cls, u0, u1, band.count ? own : dyp + nb * dy_block, r0, r1);
       }
-      for (int nb = 0; nb < c.blocks; nb++)
-        for (int row = 0; row < tile.rows; row++)
-          for (int column = 0; column < tile.columns; column++)
-            for_tile(tile, row, column, [&](int th, int tw, int y0, int x0) {
-              const BackwardFn tile_of = Table::find(th, tw, c.stride_w);
-              BackwardArgs a = all;
-              for (int k = 0; k < t.runs; k++, a.start += t.classes * t.channels) {
-                a.first = k == 0;
-                a.last = k == t.runs - 1;
-                run(tile_of, a, nb, y0, x0, r0, r1);
-              }
-            });
-    });
-  }
+  });
 }
 
 template <int L>
@@ -380,15 +411,25 @@ int both(const FeStructure& s, const FeConv& c, const Geometry& g, const real* x
   axis_border(s.kernel_h, c.dilation_h, c.pad_h, c.stride_h, c.in_h, g.out_h, b.top, b.padded_h);
   axis_border(s.kernel_w, c.dilation_w, c.pad_w, c.stride_w, c.in_w, g.out_w, b.left, b.padded_w);
   if (!fits(s.rows, b.padded_h, b.padded_w, c.lanes)) return FE_TOO_LARGE;
-  if (!transpose(s, c, g, w, t, accumulate ? dw : nullptr)) return FE_NO_MEMORY;
-  const real* dyp = dy;
-  if (b.padded_h != g.out_h || b.padded_w != g.out_w) {
-    real* into = scratch<real>(kPadded, (size_t)c.blocks * s.rows * b.padded_h * b.padded_w * c.lanes);
+  Bands band{};
+  bool planes = false;
+  FE_FOR_LANES(c.lanes, {
+    band = bands<L>(s, c, b);
+    planes = by_planes<L>(s, c, g);
+  })
+  const bool whole = b.padded_h == g.out_h && b.padded_w == g.out_w;
+  if (whole) band = {};
+  const int plane_h = band.count ? band.padded_h : b.padded_h;
+  if (!transpose(s, c, g, w, t, plane_h, accumulate ? dw : nullptr)) return FE_NO_MEMORY;
+  real* into = nullptr;
+  if (!whole) {
+    const int blocks = band.count ? 1 : c.blocks;
+    into = scratch<real>(kPadded, (size_t)blocks * s.rows * plane_h * b.padded_w * c.lanes);
     if (!into) return FE_NO_MEMORY;
-    FE_FOR_LANES(c.lanes, pad_planes<L>(dy, into, c.blocks, s.rows, g.out_h, g.out_w, b, nullptr, c.threads))
-    dyp = into;
   }
-  FE_FOR_LANES(c.lanes, backward_both<L>(c, g, t, by_planes<L>(s, c, g), pro, x, dyp, dx))
+  if (!whole && !band.count)
+    FE_FOR_LANES(c.lanes, pad_planes<L>(dy, into, c.blocks, s.rows, g.out_h, g.out_w, b, nullptr, c.threads))
+  FE_FOR_LANES(c.lanes, backward_both<L>(s, c, g, t, planes, band, pro, x, dy, whole ? dy : into, into, dx))
   restore(s, t, dw);
   return FE_OK;
 }

@@ -63,20 +63,32 @@ void pad_plane(const real* x, real* y, int h, int w, const Border& b, const Plan
               sizeof(real) * (size_t)below * b.padded_w * L);
 }
 
+// Rows [top, top + rows) of the padded plane alone; y [rows][padded_w][L].
+template <int L>
+void pad_rows(const real* x, real* y, int h, int w, const Border& b, int top, int rows,
+              PlanePrologue pro) {
+  const int r0 = std::max(0, top - b.top), r1 = std::min(h, top + rows - b.top);
+  if (r0 >= r1) return (void)std::memset(y, 0, sizeof(real) * (size_t)rows * b.padded_w * L);
+  const int64_t at = (int64_t)r0 * w * L;
+  if (pro.residual) pro.residual += at;
+  pad_plane<L>(x + at, y, r1 - r0, w, {std::max(0, b.top - top), b.left, rows, b.padded_w}, pro);
+}
+
+// What a prologue (null: none) does to plane p, of `in` reals.
+template <int L>
+PlanePrologue plane_prologue(const FePrologue* pro, int64_t p, int64_t in) {
+  if (!pro) return {};
+  return {pro->scale ? pro->scale + p * L : nullptr, pro->scale ? pro->shift + p * L : nullptr,
+          pro->residual ? pro->residual + p * in : nullptr, pro->relu};
+}
+
 // x [blocks][channels][h][w][L] -> y [blocks][channels][padded_h][padded_w][L]
 template <int L>
 void pad_planes(const real* x, real* y, int blocks, int channels, int h, int w, const Border& b,
                 const FePrologue* pro, int threads) {
   const int64_t in = (int64_t)h * w * L, out = (int64_t)b.padded_h * b.padded_w * L;
   parallel_for(blocks * channels, threads, [&](int p) {
-    PlanePrologue own{};
-    if (pro) {
-      own.scale = pro->scale ? pro->scale + (int64_t)p * L : nullptr;
-      own.shift = pro->scale ? pro->shift + (int64_t)p * L : nullptr;
-      own.residual = pro->residual ? pro->residual + p * in : nullptr;
-      own.activation = pro->relu;
-    }
-    pad_plane<L>(x + p * in, y + p * out, h, w, b, own);
+    pad_plane<L>(x + p * in, y + p * out, h, w, b, plane_prologue<L>(pro, p, in));
   });
 }
 

@@ -68,6 +68,15 @@ inline size_t l1_bytes() {
   return 32 * 1024;
 }
 
+// Bytes of a core's second-level cache; 512 KiB where the kernel does not say.
+inline size_t l2_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (found > 0) return (size_t)found;
+#endif
+  return 512 * 1024;
+}
+
 // i * n / parts without overflow: where part i of n things begins.
 inline int split(int n, int i, int parts) { return (int)((int64_t)n * i / parts); }
 
