@@ -168,6 +168,36 @@ def test_threads_leave_the_bits_of_planes(threads: int, kind: str) -> None:
     _same_bits((units, channels, kernel, kernel), size, 16, threads, 1)
 
 
+# A padded block is 4 MB and more, of input or of gradient: twice the second-level
+# cache of most processors. Channels, units, size, kernel, stride, padding, dilation.
+BANDS = {
+    "3 x 3": (32, 32, (45, 47), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "stride 2, odd rows": (16, 128, (49, 45), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "stride 2, even rows": (40, 128, (48, 46), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "5 x 3, dilated": (32, 32, (47, 50), (5, 3), (1, 2), (2, 0), (2, 1)),
+    "stride 3": (40, 64, (70, 43), (3, 3), (3, 1), (2, 1), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("kind", BANDS)
+def test_wide_layers_are_padded_band_by_band(dtype: torch.dtype, kind: str) -> None:
+    channels, units, size, kernel, stride, padding, dilation = BANDS[kind]
+    case = Case(
+        samples=18, channels=channels, units=units, groups=1, size=size, kernel=kernel,
+        stride=stride, padding=padding, dilation=dilation, lanes=16, density=0.2,
+        bias=True, relu=True, seed=5,
+    )  # fmt: skip
+    run(case, dtype, input_gradient=True)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("kind", ["3 x 3", "stride 2, odd rows"])
+def test_threads_leave_the_bits_of_bands(threads: int, kind: str) -> None:
+    channels, units, size, kernel, stride, *_ = BANDS[kind]
+    _same_bits((units, channels, *kernel), size, 16, threads, stride[0])
+
+
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 @pytest.mark.parametrize("threads", [2, 3, 5])
 def test_any_number_of_threads_gives_the_same_bits(lanes: int, threads: int) -> None:

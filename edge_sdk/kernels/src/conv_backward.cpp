@@ -269,7 +269,9 @@ struct Bands {
 };
 template <int L>
 Bands bands(const FeStructure& s, const FeConv& c, const Border& b) {
-  const int h = (c.in_h + c.stride_h - 1) / c.stride_h, reach = b.padded_h - h + 1;
+  const int h = (c.in_h + c.stride_h - 1) / c.stride_h;
+  // From a row of the class with the fewest rows to the last one that it may read.
+  const int reach = b.padded_h - std::max(1, c.in_h / c.stride_h) + 1;
   const int64_t row = (int64_t)s.rows * b.padded_w * L * (int64_t)sizeof(real);
   const int64_t fits = (int64_t)l2_bytes() * 3 / 4 / row - reach + 1;
   // Every class has tiles of one row.
