@@ -21,11 +21,16 @@ LOOK_S = 0.02
 
 
 class Zygote:
-    """Starts commands as forks of one warm interpreter; see `chaos/zygote.py`."""
+    """Starts commands as forks of one warm interpreter; see `chaos/zygote.py`.
 
-    def __init__(self) -> None:
+    Args:
+        modules: Imported before; empty for all that our commands import.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        program = Path(__file__).parent / "chaos" / "zygote.py"
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "chaos" / "zygote.py")],
+            [sys.executable, str(program), *modules],
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -78,6 +83,7 @@ class Forked:
         cwd: Its folder.
         log: Gets what it says, at its end.
         env: Its environment, in whole.
+        errors: Gets what it says on stderr; None for the log.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Forked:
         cwd: Path,
         log: Path,
         env: Mapping[str, str],
+        errors: Path | None = None,
     ) -> None:
         self._zygote = zygote
         self.returncode: int | None = None
@@ -98,6 +105,7 @@ class Forked:
             cwd=str(cwd),
             log=str(log),
             env=dict(env),
+            **({} if errors is None else {"errors": str(errors)}),
         )
 
     def poll(self) -> int | None:

@@ -4,9 +4,11 @@ A process of torch spends seconds of CPU on imports, and a chaos run restarts do
 So one process imports everything once and forks; the child then runs the command's own
 `main`, with its own arguments, session and log, and dies by any signal like any other.
 
+Its arguments are the modules that it imports before, instead of all of our commands.
 Requests are lines of JSON on stdin, answers lines on stdout; at end of file every child
-is killed. A request has module, arguments, cwd and log; `env`, else the fork has this
-interpreter's; and `child`, what is different under chaos (see `child.py`).
+is killed. A request has module, arguments, cwd and log; `errors`, else they go to the
+log, too; `env`, else the fork has this interpreter's; and `child`, what is different
+under chaos (see `child.py`).
 """
 
 from __future__ import annotations
@@ -38,11 +40,12 @@ WARM = (
 
 def main() -> None:
     """Answers requests until stdin ends; in a forked child, becomes the command."""
-    for name in WARM:
+    for name in sys.argv[1:] or WARM:
         importlib.import_module(name)
-    task = importlib.import_module("edge_sdk.tasks.task").load_task("digits")
-    cost = importlib.import_module("edge_sdk.tasks.cost")
-    cost.workload_of(task, examples=8, epochs=1, batch=8)  # more imports in there
+    if not sys.argv[1:]:
+        task = importlib.import_module("edge_sdk.tasks.task").load_task("digits")
+        cost = importlib.import_module("edge_sdk.tasks.cost")
+        cost.workload_of(task, examples=8, epochs=1, batch=8)  # more imports in there
     # A fork takes only its own thread along: a second one could hold a lock for ever.
     if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - of the kernel, no files
         raise SystemExit("the zygote has threads; a fork of it would not be sound")
@@ -85,9 +88,12 @@ def _become(request: dict[str, Any]) -> Callable[[], None]:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python starts
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    out, errors = (
+        os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for name in ("log", "errors" if "errors" in request else "log")
+    )
     null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (log, 1), (log, 2)):
+    for source, target in ((null, 0), (out, 1), (errors, 2)):
         os.dup2(source, target)
     os.chdir(request["cwd"])
     sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - for the process's life

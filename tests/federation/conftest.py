@@ -5,26 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
-from patience import patience, waited
+from guarded_site import OTHERS, Site, over
+from patience import waited
 from ports import free_port
 from warm import Forked, Zygote
 
 from coordinator.views.terminal.status import summary
-from edge_sdk.access import tls_of
 from edge_sdk.datasets.prepare import prepare_folders
-from edge_sdk.device.doctor import DoctorTarget, link, render
 from edge_sdk.errors import StateError
-from edge_sdk.settings import DeviceSettings, load_settings
 
 DEVICES = ("pi-1", "pi-2", "orin-1")
-ENROLLED = ("pi-1", "pi-2")
 WAIT_S = 120.0
 
 
@@ -126,135 +122,21 @@ class Federation:
             if process.poll() is None:
                 process.terminate()
         for process in self.processes.values():
-            waited(partial(_over, process), 15)
+            waited(partial(over, process), 15)
             process.kill()
             process.wait()
 
 
-def _over(process: subprocess.Popen[bytes] | Forked) -> bool:
-    return process.poll() is not None
-
-
-class Site:
-    """A guarded run and its devices, each in a folder, started as processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.run = folder, folder / "run"
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.data = prepare_folders(
-            "digits", folder / "cache", folder / "data", ENROLLED, alpha=1.0, seed=1
-        )
-
-    def command(
-        self, module: str, *arguments: object
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=patience(120),
-            check=False,
-        )
-
-    def coordinator(self, *arguments: object) -> str:
-        done = self.command("coordinator.cli", *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def device(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return self.command("edge_sdk.cli", *arguments)
-
-    def tokens(self, *names: str) -> dict[str, str]:
-        said = self.coordinator("enroll", self.run, "--new", *names)
-        return dict(line.split() for line in said.splitlines())
-
-    def admit(self, *names: str) -> None:
-        """Starts the coordinator and lets devices in, each into its own folder."""
-        tokens = self.tokens(*names)  # first: a run that knows of none is plain
-        self.given = tokens
-        self.start_coordinator()
-        self.wait((self.run / "broker.url").exists, "the broker")
-        for name, token in tokens.items():
-            done = self.device(
-                "enroll", token, "--folder", name, "--data", self.data[name]
-            )
-            assert done.returncode == 0, done.stderr
-
-    def start(self, name: str, module: str, *arguments: object) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, arguments)],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def start_coordinator(self, verb: str = "run") -> None:
-        self.start("coordinator", "coordinator.cli", verb, self.run)
-
-    def start_device(self, name: str) -> None:
-        self.start(name, "edge_sdk.cli", "run", self.settings(name), "--until-done")
-
-    def settings(self, name: str) -> Path:
-        return self.folder / name / "device.toml"
-
-    def doctor(self, name: str) -> str:
-        """What the doctor says of a device's identity and link."""
-        own = load_settings(self.settings(name), DeviceSettings)
-        patient = DoctorTarget(
-            broker_url=own.broker, tls=tls_of(own), identity=own.identity
-        )
-        return render([link.identity(patient), link.tls(patient)])
-
-    def log(self, name: str) -> str:
-        path = self.folder / f"{name}.log"
-        return path.read_text() if path.exists() else ""
-
-    def wait(self, until: Callable[[], bool], what: str) -> None:
-        if waited(until, WAIT_S, look_s=0.05):
-            return
-        logs = "\n".join(f"--- {n}\n{self.log(n)[-3000:]}" for n in self.processes)
-        broker = self.run / "broker" / "mosquitto.log"
-        said = broker.read_text()[-2000:] if broker.exists() else ""
-        pytest.fail(f"waited in vain for {what}\n{logs}\n{said}")
-
-    def rounds_done(self) -> int:
-        try:
-            return int(summary(self.run)["rounds_done"])
-        except StateError:
-            return 0
-
-    def more_rounds(self, count: int, what: str) -> None:
-        """Waits for so many rounds from now on."""
-        done = self.rounds_done()
-        self.wait(lambda: self.rounds_done() >= done + count, what)
-
-    def ended(self, name: str) -> bool:
-        return self.processes[name].poll() is not None
-
-    def kill_broker(self) -> None:
-        """SIGKILL to the broker that the coordinator has started; it comes back."""
-        coordinator = psutil.Process(self.processes["coordinator"].pid)
-        for child in coordinator.children(recursive=True):
-            if child.name() == "mosquitto":
-                child.kill()
-
-    def close(self) -> None:
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            waited(partial(_over, process), 15)
-            process.kill()
-            process.wait()
+@pytest.fixture(scope="session")
+def foreign_zygote() -> Iterator[Zygote]:
+    """An interpreter with other projects' modules, for all tests."""
+    with closing(Zygote(*OTHERS)) as made:
+        yield made
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
+def site(tmp_path: Path, foreign_zygote: Zygote) -> Iterator[Site]:
+    made = Site(tmp_path, foreign_zygote)
     made.coordinator(
         *("init", made.run, "--task", "digits", "--federation", "site"),
         *("--evaluation", made.data["evaluation"], "--density", "0.4"),

@@ -103,6 +103,7 @@ def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_password
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    site.forks = False  # their command lines are looked at
     settings = site.run / "run.toml"
     theirs = f'broker = "{own.url("operator")}"\nbroker_ca = "{own.authority}"\n'
     theirs += f'proxy = "{wall}"\n'
