@@ -28,6 +28,7 @@ from export.cli_options import (
     Weights,
     log_about,
     named_model,
+    own_prints_aside,
 )
 from export.measure.timing import bench, machine
 from export.places import default_file
@@ -85,17 +86,18 @@ def build_command(
     as_json: Json = False,
 ) -> None:
     """Export CHECKPOINT or a module, check the result, and only then write it."""
-    given = named_model(checkpoint, module, input_shape, weights, calibration, data)
-    name = given["name"]
-    report = build(
-        **given,
-        format=format,
-        out=default_file(name, format) if out is None and module else out,
-        batch=batch,
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
-        compress=compress,
-    )
+    with own_prints_aside():
+        given = named_model(checkpoint, module, input_shape, weights, calibration, data)
+        name = given["name"]
+        report = build(
+            **given,
+            format=format,
+            out=default_file(name, format) if out is None and module else out,
+            batch=batch,
+            accuracy_points=accuracy_points,
+            loss_percent=loss_percent,
+            compress=compress,
+        )
     _show(report, as_json=as_json)
 
 
@@ -146,12 +148,13 @@ def verify_command(
             remedy=f"flash-export verify {file} --checkpoint CHECKPOINT, or --module "
             "package.module:object.",
         )
-    report = verify(
-        file,
-        **named_model(checkpoint, module, input_shape, weights, calibration, data),
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
-    )
+    with own_prints_aside():
+        report = verify(
+            file,
+            **named_model(checkpoint, module, input_shape, weights, calibration, data),
+            accuracy_points=accuracy_points,
+            loss_percent=loss_percent,
+        )
     _show(report, as_json=as_json)
 
 
@@ -184,17 +187,18 @@ def bundle_command(
     as_json: Json = False,
 ) -> None:
     """Write a folder with models, labels, a golden example and a manifest."""
-    given = named_model(checkpoint, module, input_shape, weights, calibration, data)
-    manifest = make_bundle(
-        given.pop("model"),
-        out,
-        **given,
-        formats=format or FORMATS,
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
-        key=key,
-        compress=compress,
-    )
+    with own_prints_aside():
+        given = named_model(checkpoint, module, input_shape, weights, calibration, data)
+        manifest = make_bundle(
+            given.pop("model"),
+            out,
+            **given,
+            formats=format or FORMATS,
+            accuracy_points=accuracy_points,
+            loss_percent=loss_percent,
+            key=key,
+            compress=compress,
+        )
     if as_json:
         echo(to_json(manifest, indent=2), json=True)
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +28,7 @@ __all__ = [
     "Weights",
     "log_about",
     "named_model",
+    "own_prints_aside",
 ]
 
 Data = Annotated[
@@ -124,6 +127,13 @@ def named_model(
         "data": data,
         "name": module.partition(":")[2].rpartition(".")[2].lower() or "model",
     }
+
+
+@contextmanager
+def own_prints_aside() -> Iterator[None]:
+    """Lets a person's module print to stderr: a command's stdout is its report."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def log_about(path: Path) -> None:

@@ -44,6 +44,7 @@ __all__ = ["OPSET", "Batch", "Dense", "dense_graph", "input_names"]
 
 OPSET = 18  # the exporter's lowest, and the first with BitwiseAnd for the bitmask
 _INNER = "model."  # before the names of a module that `Tensors` holds
+_NO_LAYER = "_empty_nn_module_stack"  # the exporter's word for none
 _IR_VERSION = 8  # of opset 18 (onnx 1.13): onnxruntime reads it since 1.14
 
 Batch: TypeAlias = Literal["1", "dynamic"]
@@ -146,6 +147,7 @@ def _layers(model: onnx.ModelProto) -> dict[str, str]:
             if item.key == "pkg.torch.onnx.name_scopes":
                 scopes = ast.literal_eval(item.value)[:-1]  # the last: the operation
                 layer = scopes[-1].removeprefix(_INNER) if scopes else ""
+                layer = "" if layer.startswith(_NO_LAYER) else layer
                 found |= dict.fromkeys(node.output, layer)
     return found
 

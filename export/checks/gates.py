@@ -21,7 +21,7 @@ from export.checks.drift import (
     measure_for,
     own_metric,
 )
-from export.checks.reference import Reference, distance, reference_of
+from export.checks.reference import Reference, distance, mixing_told, reference_of
 from export.checks.tolerance import Tolerance
 from export.passes.name_weights import TRANSPOSED
 from export.passes.remove_dead_channels import Kept
@@ -88,9 +88,10 @@ def check(
     if reference is None:  # first: its errors are the clearest
         reference = reference_of(source, inputs.batch)
     outputs = predict(inputs.batch)
-    if target.reader == "native":
-        _arithmetic(outputs, product.model, inputs, reference)
-    parity = _parity(outputs, reference, inputs, exact=target.exact)
+    with mixing_told(source, inputs.batch, reference):
+        if target.reader == "native":
+            _arithmetic(outputs, product.model, inputs, reference)
+        parity = _parity(outputs, reference, inputs, exact=target.exact)
     bitwise = folded = None
     if product.reference is not None:
         dense = product.reference.SerializeToString()

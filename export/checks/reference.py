@@ -11,7 +11,8 @@ are 1.2e-5 from float64, onnxruntime's 0.8e-5, and both 1.4e-5 from each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from edge_sdk.errors import ExportError
 from edge_sdk.torch_modules.copying import copy_model
 from export.checks.outputs import AT_ONCE, joined, outputs_of
 from export.rebuild import Source
 
-__all__ = ["OWN", "PARITY", "UNSTABLE", "Reference", "distance", "reference_of"]
+__all__ = [
+    "OWN",
+    "PARITY",
+    "UNSTABLE",
+    "Reference",
+    "distance",
+    "mixing_told",
+    "reference_of",
+]
 
 PARITY = 1e-5  # relative max-norm; measured 1e-7..7e-7 on CNNs and ResNet18
 OWN = 4.0  # times torch's own error: another order of sums gave 0.7 to 1.3 times
@@ -75,6 +85,29 @@ def reference_of(source: Source, batch: Array) -> Reference:
     if own is None or not own <= UNSTABLE:
         return Reference(outputs, None, sizes, None)
     return Reference(outputs, exact, sizes, own)
+
+
+@contextmanager
+def mixing_told(source: Source, batch: Array, wanted: Reference) -> Iterator[None]:
+    """Advises on outputs that differ because a module mixes the examples of a batch.
+
+    Raises:
+        ExportError: As the body, with another remedy.
+    """
+    try:
+        yield
+    except ExportError as error:
+        alone = source.predict(batch[:1])
+        beside = wanted.outputs[:1]
+        if alone.shape == beside.shape and (
+            distance(alone, beside, wanted.sizes) <= UNSTABLE
+        ):
+            raise
+        raise ExportError(
+            f"{error}; its outputs depend on what else is in the batch",
+            remedy="Take means over the batch, and its size, out of forward; onnx "
+            "formats run a whole batch with --batch dynamic.",
+        ) from error
 
 
 def _in_double(model: nn.Module, batch: Array) -> NDArray[np.float64] | None:

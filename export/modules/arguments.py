@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from inspect import Parameter, signature
 from typing import Any
@@ -122,7 +123,8 @@ def called(model: Any, names: Sequence[str], inputs: Sequence[Any]) -> Any:
         return model(*inputs)
     if one := _held_by(parameters, names):
         if list(names) == _numbered(one, len(names)):
-            return model(tuple(inputs))
+            wanted = next(str(p.annotation) for p in parameters if p.name == one)
+            return model(list(inputs) if _LIST.search(wanted) else tuple(inputs))
         return model(dict(zip(names, inputs, strict=True)))
     count = sum(1 for _ in _equal(names, first))
     rest = dict(zip(names[count:], inputs[count:], strict=True))
@@ -162,6 +164,7 @@ def _held_by(parameters: Sequence[Parameter], names: Sequence[str]) -> str:
     return "" if own & {*names} else _holder(parameters)
 
 
+_LIST = re.compile(r"\b(list|List|MutableSequence)\b")  # in an annotation
 _REST = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
 _IN_ORDER = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
 

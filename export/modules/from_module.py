@@ -189,7 +189,7 @@ def _check_outputs(source: Source) -> None:
     name, shape = source.task, source.input_shape
     try:
         outputs, again = _outputs(source), _outputs(source)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = error.__cause__ or error if isinstance(error, TaskError) else error
         raise ExportError(
             f"{name} takes no batch of inputs of shape {shape}: {told(reason)}",
@@ -261,6 +261,13 @@ def _advice(source: Source, reason: str = "") -> str:
             "Weights and inputs are float32 when a model is exported: take casts such "
             "as .double() and .half() out of forward, or write .to(weight.dtype)."
         )
+    with contextlib.suppress(Exception, SystemExit):
+        outputs_of(source.model, np.zeros((1, *shape), np.float32))
+        return (
+            "It takes one example at a time alone: let forward take the batch as it "
+            "comes, x.reshape(len(x), ...); of an exported program free its batch by "
+            "dynamic_shapes, or give the module that it was made from."
+        )
     with contextlib.suppress(TypeError, ValueError):
         others = [
             str(p.replace(annotation=Parameter.empty, default=Parameter.empty))
@@ -275,7 +282,7 @@ def _advice(source: Source, reason: str = "") -> str:
     if len(shape) > 1:
         try:
             replace(source, input_shape=shape[1:], given=None).example(_TRIED)
-        except Exception:  # noqa: BLE001, S110 - a person's code raises anything
+        except (Exception, SystemExit):  # noqa: BLE001, S110 - own code
             pass
         else:
             return f"Leave the batch axis out: input_shape={shape[1:]}."

@@ -24,7 +24,6 @@ from edge_sdk.tasks.user_errors import place_of
 __all__ = ["load_module", "load_weights", "read_examples", "read_shape"]
 
 _INSIDE = ("state_dict", "model_state_dict", "model", "net")  # of a training checkpoint
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # of what held the model when saved
 
 
 def load_module(reference: str, weights: Path | None = None) -> nn.Module:
@@ -61,7 +60,7 @@ def load_module(reference: str, weights: Path | None = None) -> nn.Module:
     if not isinstance(found, nn.Module) and callable(found):
         try:
             found = found()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             at = place_of(error)
             raise ExportError(
                 f"calling {reference} raised {type(error).__name__}: {error}"
@@ -84,15 +83,8 @@ def load_weights(model: nn.Module, file: Path) -> None:
     Raises:
         ExportError: If it cannot be read, is none, or does not fit the model.
     """
-    state = _state(file)
-    for prefix in _PREFIXES:
-        own = model.state_dict()
-        if (
-            state
-            and all(k.startswith(prefix) for k in state)
-            and not any(k.startswith(prefix) for k in own)
-        ):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
+    state = _of_inner(_state(file), model)
+    _check_kinds(state, model, file)
     masks = {}
     for key in [k for k in state if k.endswith("_mask")]:
         weight = key.removesuffix("_mask")
@@ -118,6 +110,52 @@ def load_weights(model: nn.Module, file: Path) -> None:
             )
         prefix, _, name = weight.rpartition(".")
         prune.custom_from_mask(model.get_submodule(prefix), name, mask)  # type: ignore[no-untyped-call]
+
+
+def _of_inner(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Weights by the names of the model itself, out of what held it when saved.
+
+    Wrappers put ``module.``, ``_orig_mod.``, ``net.`` before each name, some several.
+    """
+    own = list(model.state_dict())
+    while True:
+        first, dot, _ = next(iter(state)).partition(".")
+        prefix = first + dot
+        if not dot or not all(key.startswith(prefix) for key in state):
+            return state
+        if any(key.startswith(prefix) for key in own):
+            return state
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+
+
+def _check_kinds(state: Mapping[str, Any], model: nn.Module, file: Path) -> None:
+    """Refuses numbers that torch would cut to others as it copies them."""
+    for key, tensor in model.state_dict().items():
+        given = state.get(key, state.get(f"{key}_orig"))
+        if not isinstance(given, torch.Tensor) or not isinstance(tensor, torch.Tensor):
+            continue
+        cut = given.is_complex() and not tensor.is_complex()
+        if cut or given.is_floating_point() < tensor.is_floating_point():
+            raise ExportError(
+                f"{file} does not fit the module: {key} is {given.dtype}, the "
+                f"module's is {tensor.dtype}",
+                remedy="Save the weights before they are quantised or cast: "
+                "torch.save(model.state_dict(), ...).",
+            )
+
+
+def _weights_in(found: Any) -> Mapping[str, Any] | None:
+    """The ``state_dict`` in what was saved; None if there is none, or which is open."""
+    if not isinstance(found, Mapping) or not found:
+        return None
+    tensors = all(isinstance(one, torch.Tensor) for one in found.values())
+    if tensors and all(isinstance(name, str) for name in found):
+        return found
+    for key in _INSIDE:
+        if (inner := _weights_in(found.get(key))) is not None:
+            return inner
+    held = [inner for one in found.values() if (inner := _weights_in(one)) is not None]
+    return held[0] if len(held) == 1 else None
 
 
 def _state(file: Path) -> dict[str, Any]:
@@ -152,14 +190,12 @@ def _state(file: Path) -> dict[str, Any]:
         raise ExportError(
             f"{file} is no file of weights: {reason}", remedy=remedy
         ) from error
-    if isinstance(found, Mapping):
-        inner = next(
-            (found[k] for k in _INSIDE if isinstance(found.get(k), Mapping)), found
-        )
-        tensors = all(isinstance(v, torch.Tensor) for v in inner.values())
-        if inner and tensors and all(isinstance(name, str) for name in inner):
-            return dict(inner)
-    raise ExportError(f"{file} holds {a_type(found)}, no weights", remedy=remedy)
+    if (inner := _weights_in(found)) is not None:
+        return dict(inner)
+    what = a_type(found)
+    if isinstance(found, Mapping) and found:
+        what += f" of {', '.join(map(str, list(found)[:8]))}"
+    raise ExportError(f"{file} holds {what}, no weights", remedy=remedy)
 
 
 def _sizes(given: str) -> tuple[int, ...]:

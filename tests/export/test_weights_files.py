@@ -68,7 +68,7 @@ def test_names_that_are_numbers_and_masks_that_do_not_fit_are_refused(
 ) -> None:
     model, file = nn.Linear(6, 4), tmp_path / "weights.pt"
     torch.save({0: torch.ones(4, 6)}, file)
-    with pytest.raises(ExportError, match="holds a dict, no weights"):
+    with pytest.raises(ExportError, match="holds a dict of 0, no weights"):
         load_weights(model, file)
     state = model.state_dict()
     masked = {"weight_orig": state["weight"], "weight_mask": torch.ones(3)}
