@@ -216,9 +216,11 @@ class MessageHandlers:
 
     def asked(self, device: str, need: Need) -> None:
         """Note that a device's update is requested, or comes without."""
+        now = self._controller.round
+        if now and now.tasks.get(device) is not TaskPhase.OFFERED:  # said again is none
+            self._controller.advances(device)
         self._ledger.move_task(need.blob, TaskPhase.OFFERED)
         self._controller.advance(Offered(device))
-        self._controller.advances(device)
 
     def advances(self, device: str, data: Data) -> None:
         """A chunk of its update has come."""
@@ -233,7 +235,6 @@ class MessageHandlers:
         accept = partial(accept, signed=signed, blob=blob_id(offer.manifest))
         kept = accept(examples=offer.examples, metrics=offer.metrics)
         self._controller.advance(Accepted(device))
-        # Before the round ends, which the receipt may come after.
         self._controller.accepted(device, offer.metrics)
         if self._fleet.densities.gains(device, offer.metrics.get("training_s", 0.0)):
             self._fleet.program.ask()
@@ -286,8 +287,7 @@ class MessageHandlers:
             log.warning("%s offers twice for task %s: %s", device, offer.task_id, why)
             fate = Receipt(offer.task_id, "equivocation", why)
         if fate.verdict in ("late", "equivocation"):
-            no = round_of(offer.task_id)
-            self._ledger.refuse(device, no, fate.verdict, fate.why)
+            self._ledger.refuse(device, round_of(offer.task_id), fate.verdict, fate.why)
         return fate
 
     def tell(self, device: str, message: Message) -> None:
