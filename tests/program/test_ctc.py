@@ -34,7 +34,19 @@ def padded(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("loss", [of_one_length, padded])
+def in_one_row(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    seen = out.log_softmax(-1).transpose(0, 1)
+    sizes = [torch.full((len(t),), t.shape[1]) for t in (out, y)]
+    return F.ctc_loss(seen, y.flatten(), *sizes)
+
+
+def of_a_mask(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    seen = out.log_softmax(-1).transpose(0, 1)
+    frames = torch.full((out.shape[0],), out.shape[1], dtype=torch.long)
+    return F.ctc_loss(seen, y[y > 0], frames, (y > 0).sum(1))
+
+
+@pytest.mark.parametrize("loss", [of_one_length, padded, in_one_row, of_a_mask])
 def test_a_model_trains_by_it_as_torch_does(loss: Loss) -> None:
     def run(m: Any, x: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = m.head(m.gru(x)[0])
@@ -43,9 +55,11 @@ def test_a_model_trains_by_it_as_torch_does(loss: Loss) -> None:
     torch.manual_seed(0)
     labels = torch.randint(1, CLASSES, (N, LABELS))
     labels[0] = labels[0, 0]  # equal ones need a blank between them
-    if loss is padded:
+    if loss in {padded, of_a_mask}:
         labels[1, -1] = 0
         labels[2, 1:] = 0
+    if loss is of_a_mask:  # what counts need not be in front
+        labels[3, 0] = labels[4, 1] = 0
     gru, head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, CLASSES)
     model = Plain(run, gru=gru, head=head)
     case = Case(model, torch.randn(N, FRAMES, 4), labels, loss)

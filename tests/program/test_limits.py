@@ -40,10 +40,32 @@ def packed() -> Case:
 def connectionist() -> Case:
     def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         sizes = [torch.full((len(t),), t.shape[1]) for t in (out, y)]
-        return F.ctc_loss(out.log_softmax(-1).transpose(0, 1), y.flatten(), *sizes)
+        row = y.flatten()[1:]  # belongs to examples as values say
+        return F.ctc_loss(out.log_softmax(-1).transpose(0, 1), row, *sizes)
 
     labels = torch.randint(1, 4, (N, 2))
     return Case(nn.Linear(5, 4), torch.randn(N, 8, 5), labels, loss)
+
+
+def chosen() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.layer(x)
+        rows, _ = torch.where(x > 0)
+        return y + y[rows].sum()
+
+    return classes(Plain(run, layer=nn.Linear(5, 4)), 5)
+
+
+def averaged() -> Case:
+    norm = nn.BatchNorm1d(4, momentum=None)
+    return classes(nn.Sequential(nn.Linear(5, 4), norm), 5)
+
+
+def first() -> Case:
+    def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return out[y > 0].cumsum(0).mean()
+
+    return Case(nn.Linear(5, 4), torch.randn(N, 5), torch.randn(N), loss)
 
 
 LIMITS: dict[str, tuple[Make, str, str]] = {
@@ -66,6 +88,21 @@ LIMITS: dict[str, tuple[Make, str, str]] = {
         packed,
         r"\(test_limits.py:\d+\): the shape of packed sequences depends on values",
         "lengths - 1",
+    ),
+    "places by a condition": (
+        chosen,
+        r"\(plain_models.py:\d+\): how many places it gives depends on values",
+        "multiply",
+    ),
+    "statistics of all batches": (
+        averaged,
+        "^layer 1: statistics that weigh all batches alike",
+        "momentum",
+    ),
+    "selected values in a sequence": (
+        first,
+        r"\(test_limits.py:\d+\): cumsum of what a mask selects",
+        "divide by its sum",
     ),
     "CTC": (
         connectionist,

@@ -74,7 +74,11 @@ def _by_row(
     if in_place:
         change_in_place(builder, call, name[:-1])
     elif (row := ROWS.get(name)) is not None:
-        row(builder, call)
+        try:
+            row(builder, call)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            why = f"a form of it that programs have not ({error!r})"
+            raise builder.refused(call, why) from error
     elif not _taken_apart(builder, call, env):
         raise builder.refused(call, "programs have no such operation")
 

@@ -274,7 +274,7 @@ def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
             warnings.catch_warnings(),
             torch.random.fork_rng(devices=[]),
             quiet_torch(),
-            WithoutChecks(),
+            WithoutChecks(len(batch[0])),
             unchecked_distributions(),
         ):
             warnings.simplefilter("ignore")

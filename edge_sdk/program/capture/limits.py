@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from edge_sdk.errors import EngineError
+from edge_sdk.program.capture.restated.selected import UnfollowedSelectionError
 
 __all__ = ["check_layers", "known_limit", "quiet_torch"]
 
@@ -23,6 +25,10 @@ _CTC: Final = (
     "programs have no CTC loss of targets in one row",
     "Give the targets as (batch, longest), padded, with their lengths; until then the "
     "torch engine trains this model.",
+)
+_SELECTED: Final = (
+    "Programs follow tensor[mask] to a mean, a sum or a loss; else multiply by the "
+    "mask and divide by its sum. Until then the torch engine trains this model."
 )
 _PACKED: Final = (
     "the shape of packed sequences depends on values",
@@ -49,6 +55,13 @@ def check_layers(model: nn.Module) -> None:
             )
     for path, module in model.named_modules():
         normed = _has_step(module, _SpectralNorm)
+        if isinstance(module, _BatchNorm) and module.momentum is None:
+            raise EngineError(
+                f"layer {path or type(module).__name__}: statistics that weigh all "
+                "batches alike (momentum=None) depend on how many there were",
+                remedy="Give the norm a momentum, such as 0.1; until then the torch "
+                "engine trains this model.",
+            )
         if _has_step(module, _Orthogonal):
             raise EngineError(
                 f"layer {path or type(module).__name__}: an orthogonal weight is made "
@@ -77,6 +90,8 @@ def _has_step(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 def known_limit(error: BaseException) -> tuple[str, str] | None:
     """The reason of an exporter's error and its remedy, where they are known."""
+    if isinstance(error, UnfollowedSelectionError):
+        return f"{error} of what a mask selects", _SELECTED
     if "ctc_loss" in str(error):
         return _CTC
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]

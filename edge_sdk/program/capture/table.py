@@ -33,6 +33,7 @@ from edge_sdk.program.capture.rows.rearranged import (
     copies,
     elements,
     joins,
+    listed,
     places,
 )
 from edge_sdk.program.capture.rows.spectra import complex_numbers, frames, transforms
@@ -64,6 +65,7 @@ ROWS: Final[Mapping[str, Row]] = {
     **joins.ROWS,
     **places.ROWS,
     **batches.ROWS,
+    **listed.ROWS,
     **reductions.ROWS,
     **extremes.ROWS,
     **matrices.ROWS,

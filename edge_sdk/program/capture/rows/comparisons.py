@@ -79,6 +79,13 @@ def _choice(
 
 
 def _where(builder: Builder, call: Node) -> None:
+    if "self" not in call.arguments:
+        raise builder.refused(
+            call,
+            "how many places it gives depends on values",
+            remedy="Compute all values and multiply those that do not count by zero; "
+            "until then the torch engine trains this model.",
+        )
     _choice(builder, call, call["condition"], (call["self"], call["other"]))
 
 
@@ -133,6 +140,29 @@ def _listed(
     return constant(builder, call, which)
 
 
+def _is_number(builder: Builder, call: Node) -> tuple[int, int, Layout]:
+    """The tensor, ones where it is a number (infinite, too), and its layout."""
+    tensor, layout = builder.value(call, "self")
+    size = unary(builder, call, "abs", tensor)
+    return tensor, unary(builder, call, "greater", size, -1.0), layout
+
+
+def _isnan(builder: Builder, call: Node) -> None:
+    _, numbers, layout = _is_number(builder, call)
+    builder.put(call, _opposite(builder, call, numbers), layout)
+
+
+def _nan_to_num(builder: Builder, call: Node) -> None:
+    """Another number for what is none, and the largest ones for infinities."""
+    tensor, numbers, layout = _is_number(builder, call)
+    shape = builder.tensors[tensor].shape
+    other = constant(builder, call, torch.full(shape, float(call.get("nan", 0.0))))
+    found = builder.step(call, "choice", (numbers, tensor, other), shape)
+    most = float(torch.finfo(torch.float32).max)
+    low, high = float(call.get("neginf", -most)), float(call.get("posinf", most))
+    builder.put(call, unary(builder, call, "hardtanh", found, low, high), layout)
+
+
 def larger(*, maximum: bool) -> Row:
     """The row of the larger, or smaller, of two tensors."""
 
@@ -163,6 +193,8 @@ ROWS: Final[dict[str, Row]] = {
     "where": _where,
     "masked_fill": _masked_fill,
     "index_put": _index_put,
+    "isnan": _isnan,
+    "nan_to_num": _nan_to_num,
     "maximum": larger(maximum=True),
     "minimum": larger(maximum=False),
 }

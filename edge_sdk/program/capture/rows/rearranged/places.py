@@ -17,6 +17,11 @@ from edge_sdk.program.capture.rows.matrices import multiplied
 from edge_sdk.program.capture.rows.rearranged.batches import ordered_by
 from edge_sdk.program.capture.rows.rearranged.copies import strided, transposed
 from edge_sdk.program.capture.rows.rearranged.joins import joined
+from edge_sdk.program.capture.rows.rearranged.listed import (
+    add_listed,
+    listed_places,
+    row_of_table,
+)
 from edge_sdk.program.capture.rows.reductions import summed
 from edge_sdk.program.capture.steps import combined, reshaped, unary
 from edge_sdk.program.graph import Shape
@@ -34,6 +39,9 @@ def _index(builder: Builder, call: Node) -> None:
     if ordered_by(builder, call, given):
         return
     named = [(d, n) for d, n in enumerate(given) if n is not None]
+    alone = len(given) == len(named) == 1
+    if alone and row_of_table(builder, call, named[0][1]):
+        return
     if _by_label(builder, call, named):
         return
     if not named or any(n not in builder.constants for _, n in named):
@@ -161,6 +169,12 @@ def _by_label(builder: Builder, call: Node, named: Sequence[tuple[int, Any]]) ->
 
 
 def _gather(builder: Builder, call: Node) -> None:
+    dim = call["dim"] % len(call.shape)
+    if (listed := listed_places(builder, call["index"], dim)) is not None:
+        alike = [n for d, n in enumerate(call["self"].meta["val"].shape) if d != dim]
+        if alike == [n for d, n in enumerate(call.shape) if d != dim]:
+            _at(builder, call, [dim], [torch.tensor(listed)])
+            return
     source, layout = builder.value(call, "self")
     axis = builder.axis(call, "self", call["dim"])
     places, own = builder.value(call, "index")
@@ -207,6 +221,15 @@ def _scattered(builder: Builder, call: Node, *, adds: bool = False) -> None:
     if reduced not in {None, "add"}:
         raise builder.refused(call, f"puts values by {reduced}")
     adds = adds or reduced == "add"
+    source = call.get("src")
+    listed = listed_places(builder, call["index"], call["dim"]) if source else None
+    if (
+        adds
+        and listed is not None
+        and source.meta["val"].shape == (call["index"].meta["val"].shape)
+    ):
+        add_listed(builder, call, source, listed)
+        return
     places, layout = builder.value(call, "index")
     axis = builder.axis(call, "index", call["dim"])
     shape, wanted = builder.sample(call, layout), builder.tensors[places].shape

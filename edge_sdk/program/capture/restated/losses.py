@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch.distributions import Distribution
-from torch.overrides import TorchFunctionMode
 
-__all__ = ["WithoutChecks", "unchecked_distributions"]
+from edge_sdk.program.capture.restated.selected import Selected
+
+__all__ = ["RESTATED"]
 
 Lengths = torch.Tensor | Sequence[int]
 _NEVER = -1e30  # instead of minus infinity: the logarithm of what cannot be
@@ -57,6 +56,7 @@ def _ctc(
 
     Places are an example's labels, with a blank before, between and behind them.
     """
+    targets = _in_rows(targets, log_probs)
     if log_probs.dim() != 3 or targets.dim() != 2:  # torch's, which is refused
         of_inputs, of_targets = cast("Any", input_lengths), cast("Any", target_lengths)
         options = blank, reduction, zero_infinity
@@ -82,6 +82,21 @@ def _ctc(
     if reduction == "mean":
         terms = terms / sizes.clamp(min=1).flatten()
     return _REDUCED[reduction](terms)
+
+
+def _in_rows(targets: torch.Tensor | Selected, log_probs: torch.Tensor) -> torch.Tensor:
+    """Targets as (batch, longest), of one row of those of all examples, too.
+
+    A row of all labels of a table (`y.flatten()`) has as many for each example, as
+    torch asks that lengths add up to it; of `y[mask]` each example's labels are moved
+    to the front of its own row.
+    """
+    if isinstance(targets, Selected):
+        return targets.moved_to_front()
+    count = log_probs.shape[1] if log_probs.dim() == 3 else 0
+    if targets.dim() == 1 and count and targets.shape[0] % count == 0:
+        return targets.reshape(count, -1)
+    return targets
 
 
 def _heard(log_probs: torch.Tensor, targets: torch.Tensor, blank: int) -> torch.Tensor:
@@ -110,26 +125,7 @@ def _each(lengths: Lengths) -> torch.Tensor:
     return torch.tensor(given[:1] if len(set(given)) == 1 else given).reshape(-1, 1)
 
 
-_RESTATED = {F.gaussian_nll_loss: _gaussian, F.ctc_loss: _ctc}
-
-
-class WithoutChecks(TorchFunctionMode):
-    """Calls within it that ask for values are made without the question."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """The function's result, or that of its restatement."""
-        del types
-        return _RESTATED.get(func, func)(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def unchecked_distributions() -> Iterator[None]:
-    """Distributions are made without a look at the values of their arguments."""
-    before: bool = Distribution._validate_args  # noqa: SLF001 - it has no other getter
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
+RESTATED: Final[dict[Any, Callable[..., Any]]] = {
+    F.gaussian_nll_loss: _gaussian,
+    F.ctc_loss: _ctc,
+}
