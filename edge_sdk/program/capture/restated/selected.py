@@ -100,7 +100,7 @@ class Selected:
     ) -> torch.Tensor:
         """Cross-entropy that ignores what is not selected."""
         both = isinstance(given, Selected) and isinstance(target, Selected)
-        if not both or more or {"ignore_index", "label_smoothing"} & set(named):
+        if not both or more or named.pop("ignore_index", _IGNORED) != _IGNORED:
             raise UnfollowedSelectionError("cross_entropy")
         ignored = torch.full_like(target.whole, _IGNORED)
         labels = torch.where(target.mask, target.whole, ignored)
