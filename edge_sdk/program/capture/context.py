@@ -67,7 +67,9 @@ class Builder:
     def input(self, node: fx.Node) -> int:
         """A tensor that comes from outside."""
         value = node.meta["val"]
-        self.place[node] = self.new(tuple(value.shape[1:]), whole=_whole(value))
+        self.place[node] = self.new(
+            tuple(value.shape[1:]), whole=not value.dtype.is_floating_point
+        )
         return self.place[node]
 
     def new(self, shape: Shape, *, whole: bool = False) -> int:
@@ -197,7 +199,9 @@ class Builder:
         return output
 
     def put(self, call: Node, tensor: int, layout: Layout = PLAIN) -> None:
-        """Makes a tensor the result of the call."""
+        """Makes a tensor the result of the call; whole numbers of torch's are such."""
+        if _whole(call.node.meta.get("val")):
+            self.tensors[tensor] = TensorValue(self.tensors[tensor].shape, whole=True)
         self.place[call.node] = tensor
         self.layouts[call.node] = layout
 
@@ -292,5 +296,7 @@ class Builder:
         )
 
 
-def _whole(value: torch.Tensor) -> bool:
-    return not value.dtype.is_floating_point
+def _whole(value: object) -> bool:
+    """Tell whether a call gives whole numbers, such as labels."""
+    kind = value.dtype if isinstance(value, torch.Tensor) else torch.bool
+    return not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
