@@ -67,9 +67,8 @@ class Builder:
     def input(self, node: fx.Node) -> int:
         """A tensor that comes from outside."""
         value = node.meta["val"]
-        self.place[node] = self.new(
-            tuple(value.shape[1:]), whole=not value.dtype.is_floating_point
-        )
+        whole = not value.dtype.is_floating_point
+        self.place[node] = self.new(tuple(value.shape[1:]), whole=whole)
         return self.place[node]
 
     def new(self, shape: Shape, *, whole: bool = False) -> int:
@@ -297,6 +296,5 @@ class Builder:
 
 
 def _whole(value: object) -> bool:
-    """Tell whether a call gives whole numbers, such as labels."""
     kind = value.dtype if isinstance(value, torch.Tensor) else torch.bool
     return not (kind.is_floating_point or kind.is_complex or kind == torch.bool)

@@ -20,6 +20,22 @@ _LOSSES: Final = frozenset(
         *(F.binary_cross_entropy, F.binary_cross_entropy_with_logits),
     }
 )
+_OPERATORS_TOO = ("div", "true_divide", "rsub", "logical_not", "bitwise_not")
+# Functions of each value, and those of an axis, which must lie within a place.
+_EACH: Final = frozenset(
+    {
+        *("exp", "log", "log1p", "log2", "sqrt", "rsqrt", "square", "abs", "sign"),
+        *("sigmoid", "tanh", "relu", "softplus", "logsigmoid", "clamp", "clamp_min"),
+        *("clamp_max", "float", "long", "detach", "cosh", "sin", "cos", "neg"),
+        *("maximum", "minimum", "where", *_OPERATORS_TOO),
+    }
+)
+_ALONG: Final = frozenset(
+    {
+        *("sum", "mean", "softmax", "log_softmax", "logsumexp", "norm", "amax"),
+        *("amin", "argmax", "squeeze", "unsqueeze", "cosine_similarity"),
+    }
+)
 _OPERATORS = (
     *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg"),
     *("gt", "ge", "lt", "le", "eq", "ne", "abs", "invert", "and", "or"),
@@ -76,15 +92,22 @@ class Selected:
         plain = [v.whole if isinstance(v, Selected) else v for v in args]
         named = {k: v.whole if isinstance(v, Selected) else v for k, v in named.items()}
         found = func(*plain, **named)
-        rank = first.mask.dim()
-        dims = [v for v in (*args[1:], *named.values()) if type(v) is int and v >= 0]
         shape = tuple(getattr(found, "shape", ()))
-        if shape[:rank] != tuple(first.mask.shape) or (
-            rank > 1 and dims and shape != tuple(first.whole.shape)
+        dims = [v for v in (*args[1:], *named.values()) if type(v) is int]
+        if not (func in _LOSSES or first.follows(name.strip("_"), dims)) or (
+            shape[: first.mask.dim()] != tuple(first.mask.shape)
         ):
             raise UnfollowedSelectionError(name)
         own = cls(found, first.mask)
         return own if kind == "none" else own.reduced(kind)
+
+    def follows(self, name: str, dims: list[int]) -> bool:
+        """Tell whether a function treats each selected place by itself."""
+        inner = self.whole.dim() - self.mask.dim()  # axes of a place
+        one = len(dims) == 1 and (
+            -inner <= dims[0] < 0 or (self.mask.dim() == 1 and 0 < dims[0] <= inner)
+        )
+        return name in {*_EACH, *_OPERATORS} or (name in _ALONG and one)
 
     def reduced(self, kind: str) -> torch.Tensor:
         """The sum of what is selected, or its mean."""
