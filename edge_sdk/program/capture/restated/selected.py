@@ -47,7 +47,7 @@ class UnfollowedSelectionError(TypeError):
 
 
 class Selected:
-    """What `tensor[mask]` has in one row.
+    """The values of `tensor[mask]`, as the whole tensor and the mask.
 
     Attributes:
         whole: The tensor; where the mask is false, ones, which no function minds.
@@ -130,7 +130,7 @@ class Selected:
         return F.cross_entropy(given.whole.movedim(-1, 1), labels, **named)
 
     def numel(self) -> torch.Tensor:
-        """How many values are selected."""
+        """The number of values that are selected."""
         return _spread(self.mask, self.whole).expand(self.whole.shape).sum()
 
     def __getattr__(self, name: str) -> Any:
