@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from edge_sdk.program.capture.restated.losses import RESTATED
-from edge_sdk.program.capture.restated.selected import Selected
+from edge_sdk.program.capture.restated.selected import MaskedSelection
 
 __all__ = ["WithoutChecks", "unchecked_distributions"]
 
@@ -36,7 +36,7 @@ class WithoutChecks(TorchFunctionMode):
         """The function's result, or that of its restatement."""
         del types
         if func in _SELECTS and self._is_mask(args[-1]) and len(args) == 2:
-            return Selected.of(args[0], args[1])
+            return MaskedSelection.of(args[0], args[1])
         return RESTATED.get(func, func)(*args, **(kwargs or {}))
 
     def _is_mask(self, index: Any) -> bool:

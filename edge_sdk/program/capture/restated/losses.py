@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from edge_sdk.program.capture.restated.selected import Selected
+from edge_sdk.program.capture.restated.selected import MaskedSelection
 
 __all__ = ["RESTATED"]
 
@@ -84,14 +84,16 @@ def _ctc(
     return _REDUCED[reduction](terms)
 
 
-def _in_rows(targets: torch.Tensor | Selected, log_probs: torch.Tensor) -> torch.Tensor:
+def _in_rows(
+    targets: torch.Tensor | MaskedSelection, log_probs: torch.Tensor
+) -> torch.Tensor:
     """Targets as (batch, longest), of one row of those of all examples, too.
 
     A row of all labels of a table (`y.flatten()`) has as many for each example, as
     torch asks that lengths add up to it; of `y[mask]` each example's labels are moved
     to the front of its own row.
     """
-    if isinstance(targets, Selected):
+    if isinstance(targets, MaskedSelection):
         return targets.moved_to_front()
     count = log_probs.shape[1] if log_probs.dim() == 3 else 0
     if targets.dim() == 1 and count and targets.shape[0] % count == 0:

@@ -1,4 +1,4 @@
-"""`Selected`: values where a mask is true, whose number depends on values.
+"""`MaskedSelection`: values where a mask is true, whose number depends on values.
 
 A program's shapes do not. So what `tensor[mask]` gives is the whole tensor and the
 mask, until a mean or a sum over all that is selected is taken.
@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-__all__ = ["Selected", "UnfollowedSelectionError"]
+__all__ = ["MaskedSelection", "UnfollowedSelectionError"]
 
 _IGNORED = -100
 _LOSSES: Final = frozenset(
@@ -46,7 +46,7 @@ class UnfollowedSelectionError(TypeError):
     """A call whose result is neither selected values nor their mean or sum."""
 
 
-class Selected:
+class MaskedSelection:
     """The values of `tensor[mask]`, as the whole tensor and the mask.
 
     Attributes:
@@ -58,7 +58,7 @@ class Selected:
         self.whole, self.mask = whole, mask
 
     @classmethod
-    def of(cls, tensor: torch.Tensor, mask: torch.Tensor) -> Selected:
+    def of(cls, tensor: torch.Tensor, mask: torch.Tensor) -> MaskedSelection:
         """The values of a tensor where a mask over its first axes is true."""
         where = _spread(mask, tensor)
         return cls(torch.where(where, tensor, torch.ones_like(tensor)), mask)
@@ -80,7 +80,9 @@ class Selected:
         """The function of the whole tensors; of a mean or sum that of what is true."""
         del types
         named = dict(kwargs or {})
-        first = next(v for v in (*args, *named.values()) if isinstance(v, Selected))
+        first = next(
+            v for v in (*args, *named.values()) if isinstance(v, MaskedSelection)
+        )
         name = getattr(func, "__name__", "")
         if func is F.cross_entropy:
             return first.cross_entropy(*args, **named)
@@ -89,8 +91,11 @@ class Selected:
         kind = named.pop("reduction", "mean") if func in _LOSSES else "none"
         if func in _LOSSES:
             named["reduction"] = "none"
-        plain = [v.whole if isinstance(v, Selected) else v for v in args]
-        named = {k: v.whole if isinstance(v, Selected) else v for k, v in named.items()}
+        plain = [v.whole if isinstance(v, MaskedSelection) else v for v in args]
+        named = {
+            k: v.whole if isinstance(v, MaskedSelection) else v
+            for k, v in named.items()
+        }
         found = func(*plain, **named)
         shape = tuple(getattr(found, "shape", ()))
         dims = [v for v in (*args[1:], *named.values()) if type(v) is int]
@@ -122,7 +127,9 @@ class Selected:
         self, given: Any, target: Any, *more: Any, **named: Any
     ) -> torch.Tensor:
         """Cross-entropy that ignores what is not selected."""
-        both = isinstance(given, Selected) and isinstance(target, Selected)
+        both = isinstance(given, MaskedSelection) and isinstance(
+            target, MaskedSelection
+        )
         if not both or more or named.pop("ignore_index", _IGNORED) != _IGNORED:
             raise UnfollowedSelectionError("cross_entropy")
         ignored = torch.full_like(target.whole, _IGNORED)
@@ -150,11 +157,11 @@ def _spread(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 def _operator(name: str) -> Any:
     method = getattr(torch.Tensor, f"__{name}__")
 
-    def run(self: Selected, *args: Any) -> Any:
-        return Selected.__torch_function__(method, (), (self, *args))
+    def run(self: MaskedSelection, *args: Any) -> Any:
+        return MaskedSelection.__torch_function__(method, (), (self, *args))
 
     return run
 
 
 for _name in _OPERATORS:
-    setattr(Selected, f"__{_name}__", _operator(_name))
+    setattr(MaskedSelection, f"__{_name}__", _operator(_name))
