@@ -17,7 +17,7 @@ from coordinator.commands import (
     status,
     track,
 )
-from edge_sdk.terminal import add, exit_codes, in_utf8
+from edge_sdk.terminal import add, exit_codes, run_program
 
 __all__ = ["app", "main"]
 
@@ -40,8 +40,7 @@ for command in (
 
 def main() -> None:
     """Entry point of the console script."""
-    in_utf8()
-    app()
+    run_program(app)
 
 
 if __name__ == "__main__":

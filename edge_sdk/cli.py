@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from edge_sdk.commands import agent, board, install, model, verify
-from edge_sdk.terminal import add, exit_codes, in_utf8
+from edge_sdk.terminal import add, exit_codes, run_program
 
 __all__ = ["app", "main"]
 
@@ -38,8 +38,7 @@ app.add_typer(slots, name="model")
 
 def main() -> None:
     """Entry point of the console script."""
-    in_utf8()
-    app()
+    run_program(app)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import MANIFEST, read_manifest
 from edge_sdk.infer.signature import check_signature, read_public_key
 from edge_sdk.json_text import to_json
-from edge_sdk.terminal import Json, add, exit_codes, in_utf8
+from edge_sdk.terminal import Json, add, exit_codes, run_program
 from edge_sdk.terminal.utf8 import echo
 from export.api import build
 from export.bundle import FORMATS, make_bundle
@@ -260,8 +260,7 @@ add(app, exit_codes)
 
 def main() -> None:
     """Entry point of the console script."""
-    in_utf8()
-    app()
+    run_program(app)
 
 
 if __name__ == "__main__":

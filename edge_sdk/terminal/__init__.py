@@ -10,9 +10,9 @@ from edge_sdk.terminal.logs import (
     not_on_stderr,
 )
 from edge_sdk.terminal.output import at_terminal, exit_codes, say, show, tell, width
+from edge_sdk.terminal.program import run_program
 from edge_sdk.terminal.sanitize import plain
 from edge_sdk.terminal.secrets import given_secret, hide, redacted
-from edge_sdk.terminal.utf8 import in_utf8
 
 __all__ = [
     "LASTING",
@@ -25,7 +25,6 @@ __all__ = [
     "exit_of",
     "given_secret",
     "hide",
-    "in_utf8",
     "log_about",
     "log_from_now_on",
     "log_to_file",
@@ -34,6 +33,7 @@ __all__ = [
     "on_stop",
     "plain",
     "redacted",
+    "run_program",
     "say",
     "show",
     "tell",

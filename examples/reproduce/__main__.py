@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edge_sdk.terminal import Json, add, in_utf8, show
+from edge_sdk.terminal import Json, add, run_program, show
 from examples.reproduce.run import markdown, reproduce
 from examples.reproduce.tables import TABLES
 
@@ -56,5 +56,4 @@ def main(
 add(app, main, "reproduce")
 
 if __name__ == "__main__":
-    in_utf8()
-    app()
+    run_program(app)
