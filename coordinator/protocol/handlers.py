@@ -91,7 +91,7 @@ class Rounds(Protocol[P]):
         ...
 
     def advances(self, device: str, data: Data) -> None:
-        """A chunk of its update has come."""
+        """A chunk of its update has come that was missing."""
         ...
 
     def accept(
@@ -223,6 +223,7 @@ class TaskHandlers(Generic[P]):
             device: Whose it is.
             data: The chunk; one that was not asked for is dropped.
         """
+        before = self._intake.received(data.task_id)
         try:
             upload, need = self._intake.data(device, data)
         except RemoteProtocolError as error:
@@ -234,7 +235,8 @@ class TaskHandlers(Generic[P]):
             self._whole(device, upload)
             self.tick()
             return
-        self._rounds.advances(device, data)
+        if self._intake.received(data.task_id) > before:  # sent again is no progress
+            self._rounds.advances(device, data)
         if need is not None:
             self._rounds.tell(device, need)
 

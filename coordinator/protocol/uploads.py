@@ -85,6 +85,11 @@ class UploadQueue:
         """Return whether a task's update was offered before, and is not here yet."""
         return task_id in self._uploads or task_id in self._waiting
 
+    def received(self, task_id: str) -> int:
+        """Chunks here of an update that is on its way; 0 of any other."""
+        upload = self._uploads.get(task_id)
+        return upload.assembly.received if upload else 0
+
     @property
     def sending(self) -> bool:
         """True while a device sends what it was asked for: a chunk is to come."""

@@ -223,7 +223,7 @@ class MessageHandlers:
         self._controller.advance(Offered(device))
 
     def advances(self, device: str, data: Data) -> None:
-        """A chunk of its update has come."""
+        """A chunk of its update has come that was missing."""
         self._controller.advances(device)
 
     def accept(

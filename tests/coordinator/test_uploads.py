@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar, cast
 
 import msgspec
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.protocol.handlers import TaskHandlers
+from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.uploads import (
     BUDGET,
     CREDIT,
@@ -274,3 +277,25 @@ def test_an_update_that_follows_its_offer_waits_for_nobody(offer: Offers) -> Non
     assert whole.assembly.content() == content
     assert intake.waiting == 1
     assert not intake.called()  # the large ones still have all places
+
+
+def test_only_a_chunk_that_was_missing_is_progress(offer: Offers) -> None:
+    """What a device sends again and again moves no deadline."""
+
+    class Recorded:
+        chunks: ClassVar[list[int]] = []
+
+        def advances(self, device: str, data: Data) -> None:
+            self.chunks.append(data.index)
+
+        def tell(self, device: str, message: object) -> None:
+            pass
+
+    content, rounds = bytes(range(9)), Recorded()
+    offered, stranger = offer(content=content), offer(task_id="1-b", content=content)
+    handlers = TaskHandlers(rounds, cast("Publisher", None), Clock())  # type: ignore[type-var]
+    handlers._intake.offer("pi", offered)
+    for index in (0, 0, 3, 0, 3, 5):
+        handlers.data("pi", chunk(offered, content, index))
+    handlers.data("pi", chunk(stranger, content, 1))
+    assert rounds.chunks == [0, 3, 5]
