@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -26,7 +25,7 @@ from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
 from export.loaded import load
 from export.measure.timing import machine, time_file
-from export.places import Layer, check_layer, with_layer
+from export.places import Layer, check_layer, scratch_beside, with_layer
 from export.snippets import readme
 
 if TYPE_CHECKING:
@@ -110,10 +109,8 @@ def make_bundle(
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=target.parent, prefix=".bundle-"
-        ) as scratch:
-            folder = Path(scratch) / "bundle"
+        with scratch_beside(target) as scratch:
+            folder = scratch / "bundle"
             (folder / "golden").mkdir(parents=True)
             _write_example(folder, source, folder_data)
             manifest = _manifest(source, folder_data)

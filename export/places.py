@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from edge_sdk.errors import ExportError, disk_remedy
 from edge_sdk.infer.compressed import SUFFIX, is_compressed, require_zstd
+
+if os.name == "posix":
+    import fcntl
 
 __all__ = [
     "Layer",
@@ -18,6 +25,7 @@ __all__ = [
     "default_file",
     "folder_of",
     "path_of",
+    "scratch_beside",
     "suffix_of",
     "with_layer",
 ]
@@ -109,3 +117,38 @@ def folder_of(out: Path | str, name: str, wanted: Sequence[str]) -> Path:
                 f"{file} is a folder", remedy="Move it away, or give another name=."
             )
     return folder
+
+
+@contextlib.contextmanager
+def scratch_beside(target: Path) -> Iterator[Path]:
+    """A folder on the target's disk to fill before it is put in place.
+
+    Those that killed commands have left for the same target are removed once another
+    has succeeded: until then, one may hold what was at the target before.
+
+    Args:
+        target: What is to be written; its parent exists.
+    """
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
+    prefix = f".bundle-{digest}-"
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as name:
+        scratch = Path(name)
+        with _held(scratch):
+            yield scratch
+    for left in target.parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError), _held(left):
+            shutil.rmtree(left)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock; OSError if another command does."""
+    if os.name != "posix":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)

@@ -1,8 +1,11 @@
 """Bundles: whole or not at all, checked on any machine, measured beside dense."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,12 @@ from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import ExportError
 from edge_sdk.infer import NativeModel
 from edge_sdk.kernels.build import find_compiler, this_machine
+from export.places import scratch_beside
 
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
 )
+ROOT = Path(__file__).parents[2]
 FORMATS = ("onnx-sparse", "native", "onnx-int8", "ort")
 
 
@@ -160,6 +165,37 @@ def test_a_failed_gate_leaves_the_old_bundle(
     export.make_bundle(checkpoint, copy, formats=["native"], seconds=0)
     assert list(export.verify_bundle(copy)) == ["native"]
     assert list(tmp_path.iterdir()) == [copy]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from export import bundle
+def killed(folder, target):
+    target.replace(folder.parent / "old")
+    os.kill(os.getpid(), signal.SIGKILL)
+bundle._replace = killed
+bundle.make_bundle(sys.argv[1], sys.argv[2], formats=["native"], seconds=0)
+"""
+
+
+def test_what_a_killed_command_left_goes_with_the_next_that_succeeds(
+    checkpoint_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "b"
+    made = partial(export.make_bundle, checkpoint_file, formats=["native"], seconds=0)
+    made(out)
+    line = [sys.executable, "-c", KILLED, str(checkpoint_file), str(out)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(line, env=env, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = out.parent.iterdir()
+    assert sorted(one.name for one in left.iterdir()) == ["bundle", "old"]
+    made(out.with_name("other"))  # has its own
+    with scratch_beside(out) as held:  # of a command that is at work
+        made(out)
+        assert sorted(out.parent.iterdir()) == sorted([held, out, out.parent / "other"])
+    assert list(export.verify_bundle(out)) == ["native"]
 
 
 def test_bench_measures_each_model_in_its_own_process(bundle: Path) -> None:
