@@ -139,9 +139,8 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_what_has_no_place_is_refused_by_name() -> None:
-    case = there("constant")
-    case.model[0].size = 2048
-    case = Case(case.model, torch.randn(7, 4096), case.targets)
-    case.model[0].body, case.model[0].width = nn.Identity(), 2048
+    model = Windowed("constant", back=False, n_fft=2048)
+    model.body = nn.Linear(4096, 4096)
+    case = classes(nn.Sequential(model, nn.Linear(1025, 4)), 4096)
     with pytest.raises(EngineError, match="2048 values in 1025 bins"):
         capture(case.model, case.loss, case.inputs, case.targets)

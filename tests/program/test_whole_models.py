@@ -184,7 +184,4 @@ def test_control_flow_on_values_is_an_error_and_not_a_crash(
         with pytest.raises(EngineError, match=why) as raised:
             capture(model, F.mse_loss, torch.randn(4, 4), torch.randn(4, 4))
         assert "\n" not in str(raised.value)
-    norm = nn.BatchNorm1d(4, momentum=None)
-    with pytest.raises(EngineError, match="its control flow, or a shape, depends on"):
-        capture(norm, F.mse_loss, torch.randn(4, 4), torch.randn(4, 4))
     assert capsys.readouterr() == ("", "")

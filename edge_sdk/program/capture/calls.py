@@ -150,7 +150,9 @@ def _taken_apart(builder: Builder, call: Node, outer: dict[fx.Node, fx.Node]) ->
 
 
 def _counts(node: Any) -> bool:
-    """Tell whether a placeholder is a norm's number of batches."""
+    """Tell whether a placeholder, counted up before or not, is a norm's batches."""
+    while node.op != "placeholder":
+        node = node.args[0]
     return str(node.target).endswith("num_batches_tracked")
 
 

@@ -40,7 +40,6 @@ class _Form:
         self.hop = int(call.get("hop_length") or self.size // 4)
         halved = call.get("onesided", True)
         self.bins = self.size // 2 + 1 if halved else self.size
-        self.halved = halved
         check_size(builder, call, self.size, self.bins)
 
     def waves(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,8 +132,8 @@ def _istft(builder: Builder, call: Node) -> None:
     parts = [transposed(builder, call, p, order) for p in (real, imaginary)]
     scale = form.size**-0.5 if call.get("normalized") else 1 / form.size
     twice = torch.full((bins, 1), scale, dtype=torch.float64)
-    if form.halved:
-        twice[1 : (form.size + 1) // 2] *= 2
+    twice[1 : (form.size + 1) // 2] *= 2
+    twice[form.size // 2 + 1 :] = 0  # torch reads one side alone of both, too
     cosines, sines = (twice * m for m in form.waves())
     if window is not None:
         cosines, sines = cosines * window, sines * window
