@@ -266,6 +266,16 @@ class Lowering:
         axis = int(attributes(node).get("axis", default))
         return axis + rank if axis < 0 else axis
 
+    def mixes_examples(self, name: str, axes: Sequence[int]) -> bool:
+        """Return whether an operation along these axes takes from other examples.
+
+        The batch is the first axis, but for stacks (`torch.stack(branches)`), where it
+        is further back: one example is then an axis of 1 that is none of these.
+        """
+        full = self.full(name)
+        rest = [size for axis, size in enumerate(full) if axis not in set(axes)]
+        return full[0] != 1 and 0 in axes and 1 not in rest
+
     def around(self, name: str, axis: int) -> Shape:
         """A value as (before, axis, behind), which any axis can be seen as."""
         full = self.full(name)

@@ -261,9 +261,9 @@ def rows_along(low: Lowering, node: onnx.NodeProto) -> int:
     if attribute(node, "select_last_index", 0):
         raise low.refused(node, "takes the last of equal values")
     chosen = sorted({axis % rank for axis in _axes(low, node, rank)})
-    if 0 in chosen and low.full(node.input[0])[0] != 1:
-        raise low.refused(node, "reduces the batch")
     rest = [axis for axis in range(rank) if axis not in chosen]
+    if low.mixes_examples(node.input[0], chosen):
+        raise low.refused(node, "reduces the batch")
     index, sizes = permuted(low, node, node.input[0], rest + chosen)
     seen = Shape(prod(sizes[: len(rest)]), 1, prod(sizes[len(rest) :]))
     return low.reshaped(node, index, low.fitting(seen, node.output[0]))

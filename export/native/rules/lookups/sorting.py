@@ -20,7 +20,7 @@ def _top(low: Lowering, node: onnx.NodeProto) -> None:
     axis, count = low.axis(node, -1), low.constant(node, 1)
     if count is None or not 1 <= int(count.reshape(())) <= full[axis]:
         raise low.refused(node, "takes a number of values that the axis has not")
-    if axis == 0 and full[0] != 1:
+    if low.mixes_examples(node.input[0], [axis]):
         raise low.refused(node, "sorts the batch")
     last = [a for a in range(len(full)) if a != axis] + [axis]
     index, sizes = permuted(low, node, node.input[0], last)
