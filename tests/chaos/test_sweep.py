@@ -25,7 +25,7 @@ def test_a_kill_at_a_durable_write_leaves_a_sound_history(
     closing = next(p for p in points[COORDINATOR] if p.startswith("replace"))
     outbox = next(p for p in points[DEVICE] if "stash" in p)
     # One a round at least: which receipts share a freeze is a matter of time.
-    updates = "fsync coordinator.ledger.update_files.settle"
+    updates = "fsync coordinator.ledger.update_files.sync"
     assert any(p.startswith(updates) for p in points[COORDINATOR]), points
     for number, kill in enumerate(
         (
