@@ -105,8 +105,9 @@ def mixing_told(source: Source, batch: Array, wanted: Reference) -> Iterator[Non
             raise
         raise ExportError(
             f"{error}; its outputs depend on what else is in the batch",
-            remedy="Take means over the batch, and its size, out of forward; onnx "
-            "formats run a whole batch with --batch dynamic.",
+            remedy="Take means over the batch, its size, and numbers of its values "
+            "(.item()) out of forward; onnx formats run a whole batch with --batch "
+            "dynamic.",
         ) from error
 
 
