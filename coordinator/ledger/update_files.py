@@ -161,7 +161,7 @@ class UpdateFiles:
         """
         try:
             self.sync()
-            new = any(one.new for one in self._open.values())
+            new = [one for one in self._open.values() if one.new]
             if new and self._names is not None:
                 os.fsync(self._names)
         except OSError as error:
@@ -169,7 +169,7 @@ class UpdateFiles:
             raise StateError(
                 f"updates could not be kept: {error}", remedy=disk_remedy(error)
             ) from error
-        for one in self._open.values():
+        for one in new:
             one.new = False
 
     def committed(self) -> None:

@@ -223,7 +223,6 @@ class TaskHandlers(Generic[P]):
             device: Whose it is.
             data: The chunk; one that was not asked for is dropped.
         """
-        before = self._intake.received(data.task_id)
         try:
             upload, need = self._intake.data(device, data)
         except RemoteProtocolError as error:
@@ -235,7 +234,7 @@ class TaskHandlers(Generic[P]):
             self._whole(device, upload)
             self.tick()
             return
-        if self._intake.received(data.task_id) > before:  # sent again is no progress
+        if self._intake.was_missing:  # sent again is no progress
             self._rounds.advances(device, data)
         if need is not None:
             self._rounds.tell(device, need)

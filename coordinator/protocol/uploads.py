@@ -68,6 +68,9 @@ class UploadQueue:
     Args:
         clock: Monotonic seconds.
         patience_s: A device that sends nothing for so long loses its place.
+
+    Attributes:
+        was_missing: Whether the last chunk that came was missing.
     """
 
     def __init__(self, clock: Callable[[], float], patience_s: float = 20.0) -> None:
@@ -75,6 +78,7 @@ class UploadQueue:
         self._uploads: dict[str, Upload] = {}
         self._waiting: dict[str, tuple[str, Offer]] = {}  # by task, first come first
         self._held = 0  # bytes of the uploads in progress
+        self.was_missing = False
 
     @property
     def waiting(self) -> int:
@@ -84,11 +88,6 @@ class UploadQueue:
     def knows(self, task_id: str) -> bool:
         """Return whether a task's update was offered before, and is not here yet."""
         return task_id in self._uploads or task_id in self._waiting
-
-    def received(self, task_id: str) -> int:
-        """Chunks here of an update that is on its way; 0 of any other."""
-        upload = self._uploads.get(task_id)
-        return upload.assembly.received if upload else 0
 
     @property
     def sending(self) -> bool:
@@ -128,7 +127,7 @@ class UploadQueue:
             RemoteProtocolError: If the chunk is not what the manifest names, or its
                 sender is not who offered.
         """
-        upload = self._uploads.get(data.task_id)
+        upload, self.was_missing = self._uploads.get(data.task_id), False
         if upload is None:
             return None, None
         if upload.device != device:
@@ -136,6 +135,7 @@ class UploadQueue:
                 f"{device} sends chunks of {upload.device}'s task"
             )
         if upload.assembly.add(data.index, data.chunk):
+            self.was_missing = True
             upload.asked -= 1
             upload.touched = upload.advanced = self._clock()
         if upload.assembly.complete:

@@ -77,7 +77,7 @@ class Values:
         if not flat:
             return 0.0
         whole = np.concatenate(flat, dtype=np.float64)  # one call for all of them
-        ends = list(itertools.accumulate(a.size for a in flat))
+        ends = itertools.accumulate([a.size for a in flat])
         floats = [whole[end - a.size : end] for a, end in zip(flat, ends, strict=True)]
         # Not a @ a: BLAS wakes its threads, and a 250 KB update costs the coordinator
         # 9.3 ms of CPU where it costs 6.1 so (tests/bench/bench_protocol.py).

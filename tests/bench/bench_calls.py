@@ -4,7 +4,8 @@ Run from the root of the project:
     python tests/bench/bench_calls.py [--all] [--json FILE]
 
 One device, one round, the broker in memory. Only the coordinator's thread is traced:
-from the packet with the update's last chunk to the COMMIT that makes it durable.
+from the packet with the update's last chunk to the COMMIT that makes it durable, without
+other messages (a status) that share this commit.
 """
 
 from __future__ import annotations
@@ -92,9 +93,11 @@ def traced_update(folder: Path) -> Trace:
 
         def handled(item: Item) -> None:
             chunk = isinstance(item, ReceivedMessage) and item.topic.endswith("/dat")
-            if chunk and not trace.calls:
-                sys.setprofile(trace)
+            first, outer = chunk and not trace.calls, sys.getprofile()
+            sys.setprofile(trace if first else None)
             handle(item)
+            if not first:
+                sys.setprofile(outer)
 
         def executed(statement: str) -> None:
             if statement == "COMMIT":  # the receipt comes after it
