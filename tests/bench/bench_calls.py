@@ -4,8 +4,8 @@ Run from the root of the project:
     python tests/bench/bench_calls.py [--all] [--json FILE]
 
 One device, one round, the broker in memory. Only the coordinator's thread is traced:
-from the packet with the update's last chunk to the COMMIT that makes it durable, without
-other messages (a status) that share this commit.
+from the packet with the update's last chunk to the COMMIT that makes it durable,
+without other messages (a status) that share this commit.
 """
 
 from __future__ import annotations
