@@ -63,7 +63,7 @@ class MessageDispatcher:
         self._fleet, self._deliveries, self._handlers = fleet, deliveries, handlers
         self._controller, self._ledger = controller, ledger
         self._wiping, self._clock, self._mute = wiping, clock, mute
-        self._flood = Flood(*(clock, self._tell_excess, self._silence, orders))
+        self._flood = Flood(clock, self._tell_excess, self._silence, orders)
         self._seldom = Seldom(SAY_S)
         self.dropped = 0  # malformed or foreign messages
 

@@ -123,6 +123,18 @@ def _binary(*, product: bool, parameter: bool) -> Rule:
     )
 
 
+def _drawn(real: str, *, flat: bool = False) -> Rule:
+    """Rule of an operation that draws with its number in the program, and one real."""
+    return Rule(
+        inputs=(1, 1),
+        ints=("number",),
+        reals=(real,),
+        shapes=_first,
+        arguments=lambda call: (*_size(call), call.ints["number"]),
+        flat=flat,
+    )
+
+
 RULES: Final[dict[str, Rule]] = {
     **{name: _activation(name, reads) for name, reads in ACTIVATIONS.items()},
     "add_broadcast": _binary(product=False, parameter=False),
@@ -131,25 +143,8 @@ RULES: Final[dict[str, Rule]] = {
     "add_parameter": _binary(product=False, parameter=True),
     "subtract_parameter": _binary(product=False, parameter=True),
     "multiply_parameter": _binary(product=True, parameter=True),
-    **dict.fromkeys(  # "shared_": the same draws for every sample of a batch
-        ("dropout", "shared_dropout"),
-        Rule(
-            inputs=(1, 1),
-            ints=("number",),
-            reals=("probability",),
-            shapes=_first,
-            arguments=lambda call: (*_size(call), call.ints["number"]),
-        ),
-    ),
-    **dict.fromkeys(  # of their input only the shape counts
-        ("uniform", "shared_uniform"),
-        Rule(
-            inputs=(1, 1),
-            ints=("number",),
-            reals=("spread",),
-            shapes=_first,
-            arguments=lambda call: (*_size(call), call.ints["number"]),
-            flat=True,
-        ),
-    ),
+    # "shared_": the same draws for every sample of a batch.
+    **dict.fromkeys(("dropout", "shared_dropout"), _drawn("probability")),
+    # Of their input only the shape counts.
+    **dict.fromkeys(("uniform", "shared_uniform"), _drawn("spread", flat=True)),
 }
