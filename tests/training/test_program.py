@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from msgspec import structs
 from torch import nn
+from torch.distributions import Beta, Dirichlet, Distribution, Gamma
 
 from edge_sdk.program.capture import compiled
 from edge_sdk.program.open import open_program, program_layers
@@ -34,6 +36,7 @@ RNG = np.random.default_rng(2)
 EXAMPLES = Examples(
     RNG.integers(0, 17, (40, 1, 8, 8)).astype(np.uint8), RNG.integers(0, 10, 40)
 )
+Draw = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 PLAN = Training(epochs=2, batch_size=16, learning_rate=0.05, momentum=0.9, seed=3)
 
 
@@ -98,10 +101,49 @@ def test_a_restart_goes_on_to_the_same_bits(file: bytes, tmp_path: Path) -> None
     assert whole(resumed).tobytes() == whole(undisturbed).tobytes()
 
 
-def test_dropout_goes_on_to_the_same_bits_too(tmp_path: Path) -> None:
+def added(draw: Callable[[torch.Tensor], torch.Tensor]) -> Draw:
+    """A small share of what is drawn is added, in training alone."""
+    return lambda m, x: x + 0.1 * draw(x.detach()) if m.training else x
+
+
+def mixed(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return 0.7 * x + 0.3 * x[torch.randperm(len(x))] if m.training else x
+
+
+def sample(make: Callable[[torch.Tensor], Distribution]) -> Draw:
+    return added(lambda x: make(torch.full_like(x, 1.5)).sample())
+
+
+DRAWS: dict[str, Draw] = {
+    "dropout": lambda m, x: F.dropout(x, 0.5, training=m.training),
+    "normal": added(torch.randn_like),
+    "gamma": sample(lambda a: Gamma(a, a)),
+    "beta": sample(lambda a: Beta(a, a)),
+    "dirichlet": sample(Dirichlet),
+    "whole numbers": added(lambda x: torch.randint(0, 5, x.shape).float()),
+    "shared noise": added(lambda x: torch.randn(1, x.shape[1])),
+    "shared dropout": added(lambda x: F.dropout(torch.ones(1, x.shape[1]))),
+    "mixup": mixed,
+}
+
+
+class Drawing(nn.Module):
+    """A network that draws between its two layers."""
+
+    def __init__(self, draw: Draw) -> None:
+        super().__init__()
+        self.draw, self.one, self.two = draw, nn.Linear(64, 32), nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.two(self.draw(self, self.one(x.flatten(1))))
+        return found
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_drawn_goes_on_to_the_same_bits_too(name: str, tmp_path: Path) -> None:
     def model() -> nn.Module:
-        layers = nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10)
-        return nn.Sequential(nn.Flatten(), *layers)
+        torch.manual_seed(4)
+        return Drawing(DRAWS[name])
 
     task = replace(TASK, name="dropping", model=model, dense_layers=frozenset())
     made = compiled(model(), task.loss, *tensors(task, EXAMPLES, slice(0, 12)))
@@ -114,6 +156,10 @@ def test_dropout_goes_on_to_the_same_bits_too(tmp_path: Path) -> None:
 
     undisturbed.load({}, state)
     train(undisturbed, task, EXAMPLES, PLAN)
+    otherwise = on(made.file, task=task)
+    otherwise.load({}, state)
+    train(otherwise, task, EXAMPLES, structs.replace(PLAN, seed=PLAN.seed + 1))
+    assert whole(otherwise).tobytes() != whole(undisturbed).tobytes()
     own, place = on(made.file, task=task), Progress(tmp_path, every_s=0)
     own.load({}, state)
     with pytest.raises(Stopped):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import traceback
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -16,7 +15,9 @@ from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from edge_sdk.errors import EngineError
+from edge_sdk.program.capture.restated.packed import UnfollowedPackError
 from edge_sdk.program.capture.restated.selected import UnfollowedSelectionError
+from edge_sdk.program.capture.restated.values import UnrestatedError
 
 __all__ = ["check_layers", "known_limit", "quiet_torch"]
 
@@ -31,11 +32,13 @@ _SELECTED: Final = (
     "mask and divide by its sum. Until then the torch engine trains this model."
 )
 _PACKED: Final = (
-    "the shape of packed sequences depends on values",
-    "Give the layer the padded batch, and read each example's last step by its length: "
+    "Programs take packed sequences through GRU, LSTM and RNN, to pad_packed_sequence "
+    "and their last hidden states; lengths are a tensor of the batch. For else, give "
+    "the padded batch and read each last step by its length: "
     "y[torch.arange(len(y)), lengths - 1]; until then the torch engine trains this "
-    "model.",
+    "model."
 )
+_OTHER_FORM: Final = "Until then the torch engine trains this model."
 
 
 def check_layers(model: nn.Module) -> None:
@@ -94,10 +97,10 @@ def known_limit(error: BaseException) -> tuple[str, str] | None:
         return f"{error} of what a mask selects", _SELECTED
     if "ctc_loss" in str(error):
         return _CTC
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    packs = any(f.f_code.co_name == "pack_padded_sequence" for f in frames)
-    if packs or any(f.f_locals.get("batch_sizes") is not None for f in frames):
-        return _PACKED
+    if isinstance(error, UnfollowedPackError):
+        return f"{error} of a packed sequence", _PACKED
+    if isinstance(error, UnrestatedError):
+        return str(error), _OTHER_FORM
     return None
 
 

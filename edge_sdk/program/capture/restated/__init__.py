@@ -11,7 +11,9 @@ from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from edge_sdk.program.capture.restated.losses import RESTATED
+from edge_sdk.program.capture.restated.packed import PACKED, PackedRows, keeps_order
 from edge_sdk.program.capture.restated.selected import MaskedSelection
+from edge_sdk.program.capture.restated.values import VALUES
 
 __all__ = ["WithoutChecks", "unchecked_distributions"]
 
@@ -37,7 +39,13 @@ class WithoutChecks(TorchFunctionMode):
         del types
         if func in _SELECTS and self._is_mask(args[-1]) and len(args) == 2:
             return MaskedSelection.of(args[0], args[1])
-        return RESTATED.get(func, func)(*args, **(kwargs or {}))
+        named, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        packs = name == "_pack_padded_sequence" or keeps_order(func)
+        if name in PACKED and (packs or (args and isinstance(args[0], PackedRows))):
+            return PACKED[name](*args, **named)
+        if (restated := VALUES.get(func)) is not None:
+            return restated(*args, **named)
+        return RESTATED.get(func, func)(*args, **named)
 
     def _is_mask(self, index: Any) -> bool:
         kind = getattr(index, "dtype", None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from torch import fx
+
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, Layout
 from edge_sdk.program.capture.operands import layout_of, operand
 from edge_sdk.program.capture.rows.losses.pairs import paired
-from edge_sdk.program.capture.steps import combined, expanded, reshaped
+from edge_sdk.program.capture.steps import combined, constant, expanded, reshaped
 
 __all__ = ["ROWS", "multiplied"]
 
@@ -24,7 +26,8 @@ def _product(builder: Builder, call: Node) -> None:
     """Bmm and mm: of the batch's own matrices, or with the same for every sample."""
     if paired(builder, call):
         return
-    places = [builder.value(call, n) for n in ("self", "mat2")]
+    nodes = call["self"], call["mat2"]
+    places = [_operand(builder, call, n, o) for n, o in (nodes, nodes[::-1])]
     (one, left), (two, right) = places
     rank = len(call.shape)
     layout = left if left != ALONE else right
@@ -47,6 +50,22 @@ def _product(builder: Builder, call: Node) -> None:
     found = multiplied(builder, call, one, two)
     shape = builder.sample(call, layout)
     builder.put(call, reshaped(builder, call, found, shape), layout)
+
+
+def _operand(
+    builder: Builder, call: Node, node: fx.Node, other: fx.Node
+) -> tuple[int, Layout]:
+    """A factor; of a constant that torch repeated for each sample the one it is."""
+    if node not in builder.constants or other in builder.constants:
+        return builder.value(call, node)
+    value, layout = builder.constants.tensor(node), builder.value(call, other)[1]
+    size = layout.outer * builder.batch * layout.inner
+    if layout.axis != 0 or value.dim() != 3 or len(value) != size:
+        return builder.value(call, node)
+    each = value.reshape(layout.outer, builder.batch, layout.inner, *value.shape[1:])
+    if not bool((each == each[:, :1]).all()):
+        raise builder.refused(call, "a constant that differs by sample")
+    return constant(builder, call, each[:, 0].flatten(0, 1)), ALONE
 
 
 def _matrices(
