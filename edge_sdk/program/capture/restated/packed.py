@@ -70,7 +70,7 @@ class PackedRows(_Own):
 
 
 class _Sizes(_Own):
-    """How many examples there are at each step, as torch's own layers ask for it."""
+    """The number of examples at each step, as torch's own layers ask for it."""
 
     device = torch.device("cpu")
 
