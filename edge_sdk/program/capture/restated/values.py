@@ -156,10 +156,37 @@ def _affine_grid(
     return found.reshape(-1, int(size[2]), int(size[3]), 2)
 
 
+def _lgamma(x: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the gamma function above zero: Stirling's, six further on."""
+    far, passed = x + 6, x
+    for step in range(1, 6):
+        passed = passed * (x + step)
+    share = 1 / (far * far)
+    tail = (1 / 12 - share * (1 / 360 - share / 1260)) / far
+    whole = (far - 0.5) * torch.log(far) - far + 0.5 * math.log(math.tau) + tail
+    return whole - torch.log(passed)
+
+
+def _digamma(x: torch.Tensor) -> torch.Tensor:
+    """The derivative of `_lgamma`."""
+    far, passed = x + 6, 1 / x
+    for step in range(1, 6):
+        passed = passed + 1 / (x + step)
+    share = 1 / (far * far)
+    tail = share * (1 / 12 - share * (1 / 120 - share / 252))
+    return torch.log(far) - 0.5 / far - tail - passed
+
+
 VALUES: Final[dict[Any, Callable[..., Any]]] = {
     **dict.fromkeys((torch.nanmean, torch.Tensor.nanmean), _nanmean),
     **dict.fromkeys((torch.nansum, torch.Tensor.nansum), _nansum),
     **dict.fromkeys((torch.cumprod, torch.Tensor.cumprod), _cumprod),
+    **dict.fromkeys(
+        (torch.lgamma, torch.Tensor.lgamma, torch.special.gammaln), _lgamma
+    ),
+    **dict.fromkeys(
+        (torch.digamma, torch.Tensor.digamma, torch.special.digamma), _digamma
+    ),
     torch.bucketize: _bucketize,
     torch.searchsorted: _searchsorted,
     F.poisson_nll_loss: _poisson,

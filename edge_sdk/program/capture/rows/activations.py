@@ -10,6 +10,7 @@ import torch
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE
+from edge_sdk.program.capture.operands import layout_of, operand
 from edge_sdk.program.capture.rows.comparisons import larger
 from edge_sdk.program.capture.steps import (
     combined,
@@ -26,6 +27,7 @@ Row = Callable[[Builder, Node], None]
 _Step = tuple[str, float, float]
 _NEGATIVE: Final = ("affine", -1.0, 0.0)
 _ALWAYS = 1e30  # a threshold that no value passes
+_LITTLE = 1e-30  # in place of zero, which has no logarithm
 
 
 def _chain(*steps: _Step | Callable[[Node], _Step]) -> Row:
@@ -97,7 +99,8 @@ def _power(builder: Builder, call: Node) -> None:
     if not isinstance(exponent, int | float) or not isinstance(
         call["self"], type(call.node)
     ):
-        raise builder.refused(call, "a power that is a tensor")
+        _computed_power(builder, call)
+        return
     tensor, layout = builder.value(call, "self")
     if exponent in {2, 3}:
         found = combined(builder, call, "multiply", tensor, tensor)
@@ -111,6 +114,27 @@ def _power(builder: Builder, call: Node) -> None:
     else:
         found = unary(builder, call, "power", tensor, float(exponent))
     builder.put(call, found, layout)
+
+
+def _computed_power(builder: Builder, call: Node) -> None:
+    """The exponential of exponent times logarithm; of a base below zero no number."""
+    base, exponent = call["self"], call["exponent"]
+    nodes = [n for n in (base, exponent) if isinstance(n, type(call.node))]
+    layout = layout_of(builder, call, nodes)
+    power = operand(builder, call, exponent, layout)
+    if isinstance(base, int | float):
+        if base <= 0:
+            raise builder.refused(call, "a power of a number that is not above zero")
+        logs = constant(builder, call, torch.tensor(math.log(base)))
+    else:
+        own = operand(builder, call, base, layout)
+        zero = unary(builder, call, "equal", own)
+        little = unary(builder, call, "affine", zero, _LITTLE)
+        logs = unary(builder, call, "log", combined(builder, call, "add", own, little))
+    found = combined(builder, call, "multiply", logs, power)
+    found = unary(builder, call, "exp", found)
+    shape = builder.sample(call, layout)
+    builder.put(call, expanded(builder, call, found, shape), layout)
 
 
 def _square(builder: Builder, call: Node) -> None:

@@ -8,8 +8,21 @@ from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import PLAIN, Layout
 from edge_sdk.program.capture.rows.reductions import mean_loss, summed
 from edge_sdk.program.capture.steps import over_batch, reshaped
+from edge_sdk.program.operations import TABLE
 
-__all__ = ["MEAN", "NONE", "SUM", "both_of", "mean_of_all", "reduced", "weight_of"]
+__all__ = [
+    *("MEAN", "NONE", "SUM"),
+    *("both_of", "is_learned", "mean_of_all", "reduced", "weight_of"),
+]
+    "MEAN",
+    "NONE",
+    "SUM",
+    "both_of",
+    "is_learned",
+    "mean_of_all",
+    "reduced",
+    "weight_of",
+]
 
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers of a reduction
 
@@ -27,6 +40,22 @@ def both_of(builder: Builder, call: Node) -> tuple[tuple[int, int], Layout]:
     if builder.value(call, "target")[1] != layout:
         raise builder.refused(call, "the batch is at another axis of each")
     return (builder.value(call, "self")[0], builder.value(call, "target")[0]), layout
+
+
+def is_learned(builder: Builder, tensor: int) -> bool:
+    """Tell whether a target is made of what trains: it has a gradient, too."""
+    made = {t: o for o in builder.operations for t in o.outputs}
+    own = [*builder.parameters.values()]
+    left, seen = [tensor], set[int]()
+    while left:
+        operation = made.get(left.pop())
+        if operation is None or TABLE[operation.name].flat:
+            continue
+        if any(p in own for p in operation.parameters):
+            return True
+        left += [t for t in operation.inputs if t not in seen]
+        seen.update(operation.inputs)
+    return False
 
 
 def weight_of(builder: Builder, call: Node, name: str) -> torch.Tensor | None:

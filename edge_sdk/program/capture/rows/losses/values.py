@@ -11,6 +11,7 @@ from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.rows.losses.terms import (
     MEAN,
     both_of,
+    is_learned,
     mean_of_all,
     reduced,
     weight_of,
@@ -30,7 +31,7 @@ def _value_loss(name: str, delta: str = "") -> Row:
         both, layout = both_of(builder, call)
         value = float(call.get(delta, 1.0)) if delta else 1.0
         kind = "l1" if name == "smooth_l1" and value == 0 else name
-        if reduction != MEAN:
+        if reduction != MEAN or is_learned(builder, both[1]):
             terms = _value_terms(builder, call, kind, both, value)
             reduced(builder, call, terms, reduction, layout)
             return
@@ -69,7 +70,8 @@ def _logistic(builder: Builder, call: Node) -> None:
     both, layout = both_of(builder, call)
     weight, reduction = weight_of(builder, call, "weight"), call.get("reduction", MEAN)
     positive = weight_of(builder, call, "pos_weight")
-    if weight is not None or reduction != MEAN:
+    learned = is_learned(builder, both[1])
+    if learned or weight is not None or reduction != MEAN:
         terms = _logistic_terms(builder, call, both, positive)
         terms = _weighted(builder, call, terms, weight)
         reduced(builder, call, terms, reduction, layout)
