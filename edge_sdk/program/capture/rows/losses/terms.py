@@ -14,15 +14,6 @@ __all__ = [
     *("MEAN", "NONE", "SUM"),
     *("both_of", "is_learned", "mean_of_all", "reduced", "weight_of"),
 ]
-    "MEAN",
-    "NONE",
-    "SUM",
-    "both_of",
-    "is_learned",
-    "mean_of_all",
-    "reduced",
-    "weight_of",
-]
 
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers of a reduction
 
