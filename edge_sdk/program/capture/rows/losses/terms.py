@@ -11,8 +11,14 @@ from edge_sdk.program.capture.steps import over_batch, reshaped
 from edge_sdk.program.operations import TABLE
 
 __all__ = [
-    *("MEAN", "NONE", "SUM"),
-    *("both_of", "is_learned", "mean_of_all", "reduced", "weight_of"),
+    "MEAN",
+    "NONE",
+    "SUM",
+    "both_of",
+    "is_learned",
+    "mean_of_all",
+    "reduced",
+    "weight_of",
 ]
 
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers of a reduction
