@@ -51,6 +51,11 @@ def evidence(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (terms + torch.lgamma(a) - (a + 0.5).lgamma()).mean()
 
 
+def gamma_distributed(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    shape, rate = (F.softplus(t) + 0.1 for t in (out[:, :1], out[:, 1:]))
+    return -torch.distributions.Gamma(shape, rate).log_prob(y + 0.5).mean()
+
+
 def digammas(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     share = F.relu(out) + 1
     total = torch.digamma(share.sum(1, keepdim=True)) - torch.digamma(share)
@@ -81,6 +86,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "classes": lambda: of_both(F.cross_entropy),
     "negative binomial": lambda: counted(negative_binomial, 2),
     "evidence": lambda: counted(evidence, 4),
+    "gamma": lambda: counted(gamma_distributed, 2),
     "digamma": lambda: counted(digammas, 6),
     "a power for each value": lambda: counted(asymmetric, 1),
     "a power that trains": lambda: classes(

@@ -177,6 +177,11 @@ def _digamma(x: torch.Tensor) -> torch.Tensor:
     return torch.log(far) - 0.5 / far - tail - passed
 
 
+def _xlogy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The product x log y, and zero where x is."""
+    return x * torch.log(torch.where(x == 0, torch.ones_like(y), y))
+
+
 VALUES: Final[dict[Any, Callable[..., Any]]] = {
     **dict.fromkeys((torch.nanmean, torch.Tensor.nanmean), _nanmean),
     **dict.fromkeys((torch.nansum, torch.Tensor.nansum), _nansum),
@@ -187,6 +192,7 @@ VALUES: Final[dict[Any, Callable[..., Any]]] = {
     **dict.fromkeys(
         (torch.digamma, torch.Tensor.digamma, torch.special.digamma), _digamma
     ),
+    **dict.fromkeys((torch.xlogy, torch.Tensor.xlogy, torch.special.xlogy), _xlogy),
     torch.bucketize: _bucketize,
     torch.searchsorted: _searchsorted,
     F.poisson_nll_loss: _poisson,
