@@ -136,6 +136,7 @@ class ProgramModel:
             vector_lanes=self._vector_lanes,
             split=self._schedules["training"].splits(ghost_norm=ghost_norm),
             half=self._half,
+            threads=self.threads,
             ceiling=self._ceiling,
             other_bytes=self._parameter_bytes,
         )

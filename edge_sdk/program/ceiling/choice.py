@@ -38,6 +38,8 @@ _LANES = (16, 8, 4)
 # Of each trained value beside itself and its gradient: momentum, the values before,
 # the change, and the update that is packed of it.
 _COPIES = 4
+_QUERIES = 8  # rows of one head that attention takes at a time
+_LINE = 16  # reals in a cache line
 
 
 class MemoryExceededError(EngineError):
@@ -116,6 +118,7 @@ def planned_step(
     vector_lanes: int,
     ghost_norm: bool = False,
     half: bool = False,
+    threads: int = 1,
 ) -> StepPlan:
     """The plan of a program's step under a mask and a ceiling; takes no memory for it.
 
@@ -127,6 +130,7 @@ def planned_step(
         vector_lanes: Reals in one of the processor's vectors.
         ghost_norm: Whether batch norm's statistics may be per part of a batch.
         half: Whether activations may wait in bfloat16.
+        threads: Of the step.
 
     Raises:
         MemoryExceededError: If nothing fits; names the smallest ceiling that does.
@@ -140,6 +144,7 @@ def planned_step(
         vector_lanes=vector_lanes,
         split=own.splits(ghost_norm=ghost_norm),
         half=half,
+        threads=threads,
         ceiling=ceiling,
         other_bytes=parameter_bytes(program, mask),
     )
@@ -153,6 +158,7 @@ def fit(
     vector_lanes: int,
     split: bool,
     half: bool = False,
+    threads: int = 1,
     ceiling: MemoryCeiling | None = None,
     other_bytes: int = 0,
 ) -> StepPlan:
@@ -165,6 +171,7 @@ def fit(
         vector_lanes: Reals in one of the processor's vectors.
         split: Whether the batch may go through in parts.
         half: Whether activations may wait in bfloat16.
+        threads: Of the step.
         ceiling: None takes the first.
         other_bytes: Of parameters and their copies.
 
@@ -175,7 +182,11 @@ def fit(
     least: StepPlan | None = None
     found = _candidates(program, own, samples, vector_lanes, split=split, half=half)
     for made, twice, halves in found:
-        extra = held + other_bytes + work_bytes(made)
+        extra = (
+            held
+            + other_bytes
+            + work_bytes(made, vector_lanes=vector_lanes, threads=threads)
+        )
         one = StepPlan(made, samples, twice, halves, extra, ceiling)
         if ceiling is None or one.nbytes <= ceiling.nbytes:
             return one
@@ -232,10 +243,29 @@ def _candidates(
         yield plan(softer, lanes=width, blocks=blocks), twice, halves
 
 
-def work_bytes(made: Plan) -> int:
-    """Bound of the kernels' own work space: one padded copy of the largest tensor."""
+def work_bytes(made: Plan, *, vector_lanes: int = 16, threads: int = 1) -> int:
+    """Bound of the work space of convolutions and attention, in bytes of float32.
+
+    Convolutions: one padded copy of the largest tensor. Attention: for each thread, the
+    copies of one head that `Work` in ``attention.cpp`` lays out, with its dropout.
+    """
     largest = max(made.schedule.sizes)
-    return 4 * 3 * largest * made.lanes * made.blocks // 2
+    padded = 4 * 3 * largest * made.lanes * made.blocks // 2
+    side = min(made.lanes, vector_lanes)
+    heads = (
+        _head_reals(step.ints, side)
+        for step in made.schedule.steps
+        if step.kernel == "attention"
+    )
+    return padded + 4 * threads * max(heads, default=0)
+
+
+def _head_reals(ints: tuple[int, ...], side: int) -> int:
+    """Reals that a backward pass of attention copies of one head, at most."""
+    _, _, keys, width, value_width = ints[:5]
+    gap = 2 * _LINE  # a row has an odd number of cache lines
+    wide, values, row = (n * side + gap for n in (width, value_width, keys))
+    return (2 * keys + _QUERIES) * (wide + values) + 3 * _QUERIES * row
 
 
 def parameter_bytes(program: TrainingProgram, mask: Mask) -> int:
