@@ -13,20 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from msgspec import structs
 from torch import nn
 
 from edge_sdk import Examples, Task, by_name
 from edge_sdk.errors import DataError, EdgeError, EngineError
 from edge_sdk.kernels.library import kernels, unavailable_reason
-from edge_sdk.program.capture import compiled
+from edge_sdk.program.capture import capture, compiled
 from edge_sdk.program.ceiling import (
     MemoryCeiling,
     MemoryExceededError,
     StepPlan,
     planned_step,
 )
-from edge_sdk.program.file import unpack_program
+from edge_sdk.program.file import pack_program, unpack_program
 from edge_sdk.program.graph import TrainingProgram
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
 from edge_sdk.tasks.batch import tensors
@@ -61,6 +62,7 @@ from edge_sdk.wire.rules import (
     WarmUp,
 )
 from edge_sdk.wire.values import Values, pack_values, unpack_values
+from edge_sdk.zoo import VitTiny
 
 pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels here")
 
@@ -349,6 +351,18 @@ def test_a_ceiling_is_met_by_the_plan_that_is_stated(
     stated = stated_plans(tmp_path, TASK, (0.1, 0.3), None)
     assert all("examples at once" in words for words in stated.values())
     assert stated_plans(tmp_path / "none", TASK, (0.1,), None) == {}
+
+
+def test_a_stated_plan_has_each_threads_copies(tmp_path: Path) -> None:
+    images = torch.randn(3, 3, 32, 32)
+    own = capture(VitTiny(), F.cross_entropy, images, torch.tensor([0, 1, 2]))
+    keep_program(tmp_path, pack_program(own))
+    ample = MemoryCeiling(1 << 30, 0)
+    told = [
+        stated_plans(tmp_path, TASK, (0.1,), ample, threads=n)[0.1] for n in (1, 64)
+    ]
+    assert "MiB in all" in told[0]
+    assert told[0] != told[1]
 
 
 @pytest.mark.parametrize("activations", ["fp32", "bf16"])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from device_profiles.memory import MIB, RUNTIME_MIB, RUNTIME_WITHOUT_TORCH_MIB
 from edge_sdk.device.limits.memory import ram_cap
+from edge_sdk.device.limits.processor import threads_for
+from edge_sdk.device.probe.board import read_board
 from edge_sdk.device.probe.ram import ceilings
 from edge_sdk.errors import EngineError
 from edge_sdk.program.ceiling import MemoryCeiling
@@ -45,6 +47,7 @@ def plans_of(
     Raises:
         EdgeError: If the task or the program cannot be read.
     """
+    caps = profile_of(own.profile, beside).caps
     return stated_plans(
         own.state,
         load_task(own.task, beside=beside),
@@ -52,7 +55,14 @@ def plans_of(
         _ceiling(own.profile, beside),
         ghost_norm=own.ghost_norm,
         half=own.activations == "bf16",
+        threads=_threads(own.threads, caps.cpu_share),
     )
+
+
+def _threads(wanted: int, cpu_share: float) -> int:
+    """Threads of a step, as the agent bounds them: all cores where none are wanted."""
+    lent = threads_for(read_board().cores, cpu_share)
+    return min(wanted or lent, lent) if cpu_share < 1.0 else wanted or lent
 
 
 def _ceiling(profile: str, beside: Path) -> MemoryCeiling | None:

@@ -73,6 +73,7 @@ def stated_plans(
     *,
     ghost_norm: bool = False,
     half: bool = False,
+    threads: int = 1,
 ) -> dict[float, str]:
     """Density -> the plan of a step in words, or why there is none.
 
@@ -83,6 +84,7 @@ def stated_plans(
         ceiling: What the process may hold; None for no bound.
         ghost_norm: As the settings have it.
         half: Whether activations may wait in bfloat16.
+        threads: Of a step.
 
     Raises:
         EngineError: If the file is damaged, or there are no kernels.
@@ -102,6 +104,7 @@ def stated_plans(
                 vector_lanes=vector_lanes,
                 ghost_norm=ghost_norm,
                 half=half,
+                threads=threads,
             ).told()
         except EdgeError as error:
             return f"{error}. {error.help}"
