@@ -152,6 +152,13 @@ MODELS: dict[str, Callable[[], Case]] = {
     "corners aligned": lambda: warped("zeros", align=True),
     "borders go on": lambda: warped("border", align=False),
     "running products": lambda: plain(lambda h: torch.cumprod(h, 1)),
+    "running products of a named dtype": lambda: plain(
+        lambda h: (
+            torch.cumprod(h, 1, dtype=torch.float32)
+            + h.nanmean(1, True, dtype=torch.float32)
+            + torch.searchsorted(torch.tensor([0.0, 1.0]), 0.5)
+        )
+    ),
     "products with a zero": lambda: plain(
         lambda h: (h * torch.tensor([1.0, 0, 1, 1])).cumprod(-1)
     ),
@@ -202,6 +209,15 @@ REFUSED: dict[str, tuple[Callable[[], Case], str]] = {
             *(1, 4, 4),
         ),
         "bilinear with padding by zeros or border, not nearest",
+    ),
+    "a reduction of no name": (
+        lambda: Case(
+            nn.Linear(6, 4),
+            torch.randn(N, 6),
+            torch.ones(N, 4),
+            lambda out, y: F.poisson_nll_loss(out, y, reduction="average"),
+        ),
+        "no reduction is named 'average'",
     ),
     "long products": (
         lambda: classes(Plain(lambda m, x: m.a(x.cumprod(1)), a=nn.Linear(70, 4)), 70),

@@ -13,14 +13,22 @@ __all__ = ["VALUES", "UnrestatedError"]
 
 _MOST_FACTORS = 64  # of a running product: each is an operation of its own
 _MODES: Final = ("zeros", "border")
+_REDUCTIONS: Final = ("none", "mean", "sum")
 
 
 class UnrestatedError(TypeError):
     """A form of a function that programs have not; says which, and what they have."""
 
 
-def _nanmean(x: torch.Tensor, dim: Any = None, keepdim: bool = False) -> torch.Tensor:  # noqa: FBT001, FBT002 - as torch has it
+def _nanmean(
+    x: torch.Tensor,
+    dim: Any = None,
+    keepdim: bool = False,  # noqa: FBT001, FBT002 - as torch has it
+    *,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
     """The mean of what are numbers."""
+    x = x.to(dtype or x.dtype)
     known = torch.logical_not(torch.isnan(x))
     numbers = torch.where(known, x, torch.zeros_like(x))
     count = known.to(x.dtype)
@@ -29,21 +37,30 @@ def _nanmean(x: torch.Tensor, dim: Any = None, keepdim: bool = False) -> torch.T
     return numbers.sum(dim, keepdim) / count.sum(dim, keepdim)
 
 
-def _nansum(x: torch.Tensor, dim: Any = None, keepdim: bool = False) -> torch.Tensor:  # noqa: FBT001, FBT002 - as torch has it
+def _nansum(
+    x: torch.Tensor,
+    dim: Any = None,
+    keepdim: bool = False,  # noqa: FBT001, FBT002 - as torch has it
+    *,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
     """The sum of what are numbers."""
+    x = x.to(dtype or x.dtype)
     known = torch.logical_not(torch.isnan(x))
     numbers = torch.where(known, x, torch.zeros_like(x))
     return numbers.sum() if dim is None else numbers.sum(dim, keepdim)
 
 
-def _cumprod(x: torch.Tensor, dim: int) -> torch.Tensor:
+def _cumprod(
+    x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None
+) -> torch.Tensor:
     """Each value times all before it, factor by factor; zeros have torch's gradient."""
     if x.shape[dim] > _MOST_FACTORS:
         raise UnrestatedError(
             f"programs have no running product of {x.shape[dim]} factors, "
             f"{_MOST_FACTORS} at most: of positive ones take exp(cumsum(log(x)))"
         )
-    first, *rest = x.unbind(dim)
+    first, *rest = x.to(dtype or x.dtype).unbind(dim)
     found = [first]
     for factor in rest:
         found.append(found[-1] * factor)
@@ -51,7 +68,7 @@ def _cumprod(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _bucketize(
-    x: torch.Tensor,
+    x: torch.Tensor | float,
     edges: torch.Tensor,
     *,
     out_int32: bool = False,
@@ -61,13 +78,13 @@ def _bucketize(
     del out_int32
     if edges.dim() != 1:
         raise UnrestatedError("programs sort into one row of edges for all values")
-    values = x.unsqueeze(-1)
+    values = torch.as_tensor(x).unsqueeze(-1)
     passed = values >= edges if right else values > edges
     return passed.to(torch.float32).sum(-1).long()
 
 
 def _searchsorted(
-    edges: torch.Tensor, x: torch.Tensor, *, right: bool = False,
+    edges: torch.Tensor, x: torch.Tensor | float, *, right: bool = False,
     side: str | None = None, out_int32: bool = False, sorter: Any = None,
 ) -> torch.Tensor:  # fmt: skip
     if sorter is not None:
@@ -88,6 +105,8 @@ def _poisson(
     """The negative log-likelihood of counts; `full` adds what depends on them alone."""
     if size_average is not None or reduce is not None:
         raise UnrestatedError("say reduction instead of size_average or reduce")
+    if reduction not in _REDUCTIONS:
+        raise UnrestatedError(f"no reduction is named {reduction!r}")
     if log_input:
         terms = torch.exp(input) - target * input
     else:
