@@ -20,6 +20,12 @@ class UnrestatedError(TypeError):
     """A form of a function that programs have not; says which, and what they have."""
 
 
+def _numbers(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The values with 0 in place of NaN, and which of them are numbers."""
+    known = torch.logical_not(torch.isnan(x))
+    return torch.where(known, x, torch.zeros_like(x)), known
+
+
 def _nanmean(
     x: torch.Tensor,
     dim: Any = None,
@@ -28,9 +34,7 @@ def _nanmean(
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """The mean of what are numbers."""
-    x = x.to(dtype or x.dtype)
-    known = torch.logical_not(torch.isnan(x))
-    numbers = torch.where(known, x, torch.zeros_like(x))
+    numbers, known = _numbers(x.to(dtype or x.dtype))
     count = known.to(x.dtype)
     if dim is None:
         return numbers.sum() / count.sum()
@@ -45,9 +49,7 @@ def _nansum(
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """The sum of what are numbers."""
-    x = x.to(dtype or x.dtype)
-    known = torch.logical_not(torch.isnan(x))
-    numbers = torch.where(known, x, torch.zeros_like(x))
+    numbers, _ = _numbers(x.to(dtype or x.dtype))
     return numbers.sum() if dim is None else numbers.sum(dim, keepdim)
 
 
